@@ -1,0 +1,1 @@
+"""Graph -> text that runs: Python, Triton, ONNX."""

@@ -1,0 +1,1 @@
+"""Graph -> Graph: the passes, their manager and the pipelines."""

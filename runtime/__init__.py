@@ -1,0 +1,1 @@
+"""Compile, execute, compare, benchmark and profile."""

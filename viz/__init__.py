@@ -1,0 +1,1 @@
+"""Graph, memory plan and report data in; SVG and HTML out."""
