@@ -1,0 +1,6 @@
+"""Capture PyTorch programs into one small graph IR."""
+
+from capture.errors import CaptureError
+from capture.ir.graph import Graph
+
+__all__ = ["CaptureError", "Graph"]

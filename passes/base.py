@@ -1,0 +1,101 @@
+"""What a pass is: a frozen dataclass with a name, options as fields, and `run`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from capture.errors import UsageError
+from capture.ir import Graph
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """Whether the graph changed, and counts worth telling ("folded": 53)."""
+
+    changed: bool
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Edits the graph it is given: a working copy, cloned once by `optimize`. Deterministic, measures nothing."""
+
+    name: ClassVar[str] = ""
+
+    def run(self, graph: Graph) -> PassResult:
+        """Edit `graph` in place."""
+        raise NotImplementedError(f"{type(self).__name__} has no run()")
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """A row of `Graph.history`: what one pass did. `seconds` is wall time, verification excluded."""
+
+    name: str
+    seconds: float
+    changed: bool
+    nodes_before: int
+    nodes_after: int
+    stats: Mapping[str, Any]
+
+
+_REGISTRY: dict[str, type[Pass]] = {}
+P = TypeVar("P", bound=type[Pass])
+
+
+def register_pass(cls: P) -> P:
+    """Class decorator: make a pass known by its name, so that pipelines and `--passes` find it.
+
+    Raises:
+        ValueError: the class has no name, or the name is taken by another class.
+    """
+    if not cls.name:
+        raise ValueError(f"{cls.__name__} needs a `name`")
+    taken = _REGISTRY.get(cls.name)
+    if taken is not None and taken.__qualname__ != cls.__qualname__:
+        raise ValueError(f"a pass named {cls.name!r} is registered already: {taken.__module__}.{taken.__qualname__}")
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def registered() -> dict[str, type[Pass]]:
+    """Every known pass by name."""
+    return dict(_REGISTRY)
+
+
+def make_pass(spec: str | Pass) -> Pass:
+    """A pass from its name, with options where given: ``fuse`` or ``fuse{max_ops=8}``.
+
+    Raises:
+        UsageError: unknown pass or option.
+    """
+    if isinstance(spec, Pass):
+        return spec
+    name, _, options_text = spec.strip().partition("{")
+    if name not in _REGISTRY:
+        raise UsageError(f"there is no pass named {name!r}", hint="one of " + ", ".join(sorted(_REGISTRY)))
+    cls = _REGISTRY[name]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    options: dict[str, Any] = {}
+    for item in filter(None, options_text.rstrip("}").split(",")):
+        key, _, text = (part.strip() for part in item.partition("="))
+        if key not in fields:
+            known = ", ".join(fields) or "none"
+            raise UsageError(f"the pass {name!r} has no option {key!r}", hint=f"its options: {known}")
+        options[key] = _parse_option(name, key, text, fields[key].default)
+    return cls(**options)
+
+
+def _parse_option(name: str, key: str, text: str, default: Any) -> Any:
+    """An option's text as the type of its default."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if isinstance(default, (int, float)):
+            return type(default)(text)
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{name}{{{key}={text}}}: {text!r} is not a {type(default).__name__}") from error
+    return text

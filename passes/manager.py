@@ -1,0 +1,76 @@
+"""The one place that runs passes: timing, verification, dumps, history."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from capture.errors import CaptureError, UsageError
+from capture.ir import Graph
+from capture.ir.serialize import write_aside
+from passes.base import Pass, PassRecord, make_pass
+from passes.pipelines import PIPELINES
+
+log = logging.getLogger("capture.passes")
+
+
+def optimize(
+    graph: Graph,
+    level: int = 2,
+    disable: Iterable[str] = (),
+    *,
+    passes: Sequence[str | Pass] | None = None,
+    verify: bool = False,
+    dump_dir: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Graph:
+    """Run a pipeline over a copy of the graph.
+
+    Args:
+        level: 0 nothing, 1 clean-up and folding, 2 also fusion, layout, schedule and memory plan, 3 also slow searches.
+        disable: names of passes to leave out.
+        passes: a pipeline of one's own, in place of the level's.
+        verify: check every invariant after each pass.
+        dump_dir: where given, the graph's text after each pass is written there.
+        progress: called with each pass's name before it runs.
+
+    Returns:
+        A new graph; its `history` has a `PassRecord` per pass.
+
+    Raises:
+        UsageError: unknown level or pass.
+        CaptureError: a pass failed, or broke an invariant; the message names it.
+    """
+    if level not in PIPELINES:
+        raise UsageError(f"there is no optimisation level {level}", hint=f"one of {', '.join(map(str, PIPELINES))}")
+    pipeline = [make_pass(p) for p in (PIPELINES[level] if passes is None else passes)]
+    left_out = {make_pass(name).name for name in disable}
+    work = graph.clone()
+    if dump_dir is not None:
+        write_aside(Path(dump_dir) / "00-captured.txt", str(work))
+    for number, step in enumerate((p for p in pipeline if p.name not in left_out), start=1):
+        if progress is not None:
+            progress(step.name)
+        run_pass(work, step, verify=verify)
+        if dump_dir is not None:
+            write_aside(Path(dump_dir) / f"{number:02d}-{step.name}.txt", str(work))
+    return work
+
+
+def run_pass(graph: Graph, step: Pass, *, verify: bool = False) -> PassRecord:
+    """Run one pass on the graph itself and add its row to the history."""
+    before = len(graph.nodes)
+    start = time.perf_counter()
+    try:
+        result = step.run(graph)
+        seconds = time.perf_counter() - start
+        if verify:
+            graph.verify()
+    except CaptureError as error:
+        raise CaptureError(f"the pass {step.name} failed: {error.what}", where=error.where, why=error.why, hint=error.hint) from error
+    record = PassRecord(step.name, seconds, result.changed, before, len(graph.nodes), result.stats)
+    graph.history.append(record)
+    log.debug("%s: %d -> %d nodes, %s", step.name, before, record.nodes_after, dict(result.stats))
+    return record

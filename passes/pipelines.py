@@ -1,0 +1,29 @@
+"""Pipelines are data: which passes run at each level, in which order, and why."""
+
+from __future__ import annotations
+
+CLEAN = (
+    "simplify",  # identities first: what they leave behind is found equal or dead below
+    "fold-constants",
+    "eliminate-common-subexpressions",
+    "eliminate-dead-code",
+)
+
+PIPELINES: dict[int, tuple[str, ...]] = {
+    0: (),
+    1: (
+        "recompose",  # lift decomposed ops, so that every later pass sees one vocabulary
+        *CLEAN,
+        "fold-batch-norm",  # after folding of constants: its statistics may only then be constants
+        "eliminate-dead-code",
+    ),
+}
+PIPELINES[2] = (
+    *PIPELINES[1],
+    "layout",  # before fusion: conversions then stand between regions, never inside
+    "fuse",
+    "lower",  # recipes for regions and lone ops; meaning stays
+    "schedule",  # after fusion: fewer nodes to order
+    "memory",  # last: a plan holds for one order of one graph
+)
+PIPELINES[3] = PIPELINES[2]
