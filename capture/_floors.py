@@ -232,7 +232,7 @@ def _collision(name: str, folder: Path, where: str | None) -> UsageError:
     return UsageError(
         f"the name {name!r} means two modules",
         where=where,
-        why=f"{folder} holds {theirs}, and torch-capture has a package of that name, which an import gets first.",
+        why=f"{folder} holds {theirs}, and torch-capture has a package of that name, which imports get.",
         hint=f"rename {theirs}, or move it into a package of your own (from mypackage import {name}).",
     )
 
