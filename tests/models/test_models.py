@@ -243,9 +243,9 @@ def test_bert_agrees_with_transformers():
 def test_gpt2_loads_a_checkpoint_and_agrees_with_transformers():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    theirs = GPT2LMHeadModel(
-        GPT2Config(vocab_size=100, n_positions=32, n_embd=32, n_layer=2, n_head=4)
-    ).eval()
+    sizes = dict(vocab_size=100, n_positions=32, n_embd=32, n_layer=2, n_head=4)
+    # Weights large enough to tell one GELU from the other.
+    theirs = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3)).eval()
     masks = {"h.0.attn.bias": torch.ones(1, 1, 32, 32).tril(), "h.0.attn.masked_bias": torch.tensor(-1e4)}
     ours = gpt2.small()
     ours.load_state_dict(gpt2.from_checkpoint({**theirs.transformer.state_dict(), **masks}))
