@@ -159,7 +159,49 @@ def infer_types(graph: ir.Graph, node: ir.Node) -> Sequence[ValueType]:
     return fake_call(context, node.op, args, kwargs)
 
 
+class FakeRun:
+    """One run of a graph on fake tensors, node by node: true strides, and which values share a storage."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.context = context_for(graph)
+        self.values: dict[ir.Value, Any] = {}
+
+    def value(self, value: ir.Value) -> Any:
+        """The fake of a value; inputs and constants are made when first asked for."""
+        if value not in self.values:
+            self.values[value] = self.context.value(value.type)
+        return self.values[value]
+
+    def step(self, node: ir.Node) -> list[Any]:
+        """Run one node on the fakes of its operands; returns and keeps the fakes of its results."""
+
+        def leaf(operand: Any) -> Any:
+            return self.value(operand) if isinstance(operand, ir.Value) else self.context.operand(operand)
+
+        args = ir.map_operand(node.operands, leaf)
+        if isinstance(node.op, Fusion) and node.region is not None:
+            results = self._region(node.region, args)
+        elif node.regions:
+            results = [self.context.value(v.type) for v in node.results]
+        else:
+            kwargs = {k: ir.map_operand(v, leaf) for k, v in node.kwargs.items()}
+            results = _flat_call(self.context, node.op, args, kwargs)
+        self.values.update(zip(node.results, results, strict=False))
+        return results
+
+    def _region(self, region: ir.Graph, args: Sequence[Any]) -> list[Any]:
+        self.values.update(zip(region.inputs, args, strict=True))
+        for node in region.nodes:
+            self.step(node)
+        return [self.value(v) for v in region.result_values]
+
+
 def fake_call(context: FakeContext, op: Any, args: Any, kwargs: Any) -> Sequence[ValueType]:
+    """Types of what the op returns for fake operands. Raises CaptureError where it refuses them."""
+    return [context.type(r) for r in _flat_call(context, op, args, kwargs)]
+
+
+def _flat_call(context: FakeContext, op: Any, args: Any, kwargs: Any) -> list[Any]:
     try:
         with ExitStack() as stack:
             if detect_fake_mode() is not None:
@@ -170,7 +212,7 @@ def fake_call(context: FakeContext, op: Any, args: Any, kwargs: Any) -> Sequence
     except Exception as error:
         shown = ", ".join(str(context.type(a)) if isinstance(a, torch.Tensor) else repr(a) for a in args)
         raise CaptureError(f"{op_name(op)} does not accept these operands", why=f"{error}\n({shown})") from error
-    return [context.type(r) for r in pytree.tree_leaves(results, is_leaf=lambda v: v is None)]
+    return pytree.tree_leaves(results, is_leaf=lambda v: v is None)
 
 
-__all__ = ["CONTIGUOUS", "STRIDED", "FakeContext", "context_for", "fake_call", "infer_types"]
+__all__ = ["CONTIGUOUS", "STRIDED", "FakeContext", "FakeRun", "context_for", "fake_call", "infer_types"]
