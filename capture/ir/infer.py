@@ -25,7 +25,7 @@ from capture.ir.types import (
     ScalarType,
     TensorType,
     ValueType,
-    memory_format_of,
+    format_of,
 )
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class FakeContext:
         """The type of what a fake call returned."""
         if isinstance(result, torch.Tensor):
             shape = tuple(self.dim(d) for d in result.shape)
-            format_ = memory_format_of(result) if all(isinstance(d, int) for d in shape) else self._format(result)
+            format_ = format_of(shape, [self.dim(s) for s in result.stride()])
             return TensorType(result.dtype, shape, format_, result.device)
         if isinstance(result, torch.SymInt):
             return ScalarType("int", self.dim(result))
@@ -118,15 +118,6 @@ class FakeContext:
             return ScalarType("none")
         kind = {torch.SymFloat: "float", torch.SymBool: "bool", bool: "bool", int: "int", float: "float"}[type_(result)]
         return ScalarType(kind)
-
-    def _format(self, result: torch.Tensor) -> str:
-        """Memory format from symbolic strides, without adding guards where strides are plainly in order."""
-        expected: Any = 1
-        for size, stride in zip(reversed(result.shape), reversed(result.stride()), strict=True):
-            if self.dim(size) != 1 and self.dim(stride) != self.dim(expected):
-                return memory_format_of(result)
-            expected = expected * size
-        return CONTIGUOUS
 
 
 type_ = type

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -142,15 +142,33 @@ class LiteralType:
 ValueType: TypeAlias = TensorType | ScalarType | LiteralType
 
 
-def memory_format_of(tensor: torch.Tensor) -> str:
-    """The memory format that a tensor's strides amount to."""
-    if tensor.layout is not torch.strided or tensor.is_contiguous():
+def format_of(shape: Sequence[Dim], strides: Sequence[Dim]) -> str:
+    """The memory format that strides amount to; sizes are compared as expressions, without guards."""
+    if _nested(shape, strides, range(len(shape))):
         return CONTIGUOUS
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return CHANNELS_LAST
-    if tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
-        return CHANNELS_LAST_3D
+    for format_, order in ((CHANNELS_LAST, (0, 2, 3, 1)), (CHANNELS_LAST_3D, (0, 2, 3, 4, 1))):
+        if len(shape) == len(order) and _nested(shape, strides, order):
+            return format_
     return STRIDED
+
+
+def _nested(shape: Sequence[Dim], strides: Sequence[Dim], order: Sequence[int]) -> bool:
+    """Whether the tensor is dense with its axes nested in that order; a size of 1 may have any stride."""
+    if 0 in shape:
+        return True
+    expected: Dim = 1
+    for axis in reversed(order):
+        if shape[axis] != 1 and strides[axis] != expected:
+            return False
+        expected = dims.normalise(dims.product((expected, shape[axis])))
+    return True
+
+
+def memory_format_of(tensor: torch.Tensor) -> str:
+    """The memory format of a real tensor."""
+    if tensor.layout is not torch.strided:
+        return CONTIGUOUS
+    return format_of(tuple(tensor.shape), tensor.stride())
 
 
 def type_of(tensor: torch.Tensor) -> TensorType:
