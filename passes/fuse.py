@@ -109,7 +109,7 @@ def is_fusable(node: Node) -> bool:
         len(node.results) == 1
         and not node.regions
         and has(node.op, Trait.POINTWISE)
-        and not has(node.op, Trait.EFFECTFUL | Trait.RANDOM)
+        and not has(node.op, Trait.EFFECTFUL | Trait.RANDOM | Trait.MOVE | Trait.VIEW)
         and isinstance(node.results[0].type, TensorType)
     )
 
@@ -121,8 +121,4 @@ def _has_one_use(value: Value) -> bool:
 def _keeps_type(value: Value, user: Node) -> bool:
     """The user's result has the value's own shape, dtype and device: no broadcast, no cast."""
     given, made = value.type, user.results[0].type
-    return (
-        isinstance(given, TensorType)
-        and isinstance(made, TensorType)
-        and given.same_value_as(made)
-    )
+    return isinstance(given, TensorType) and isinstance(made, TensorType) and given.same_value_as(made)

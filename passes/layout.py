@@ -23,7 +23,12 @@ from passes.base import Pass, PassResult, register_pass
 
 aten = torch.ops.aten
 
-CONVOLUTIONS = (aten.conv2d.default, aten.conv3d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+CONVOLUTIONS = (
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
 _WANTED = {4: CHANNELS_LAST, 5: CHANNELS_LAST_3D}
 
 

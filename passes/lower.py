@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from capture.ir import Constant, Fusion, Graph, Impl, Node, TensorType, Value, op_name
+from capture.ir import Constant, Fusion, Graph, Impl, Node, TensorType, Value
 from capture.ir.types import CHANNELS_LAST
 from passes.base import Pass, PassResult, register_pass
 from passes.regions import inline_region, make_region
@@ -95,7 +95,9 @@ class Lower(Pass):
             chain = list(node.region.nodes)[1:] if node.region is not None else []
             anchor = next(iter(node.region.nodes)) if node.region is not None else node
             epilogue = match_epilogue(kind, anchor, chain, self.keep_nan)
-        other = node.region.inputs.index(epilogue.other) if epilogue.other is not None and node.region else None
+        other = (
+            node.region.inputs.index(epilogue.other) if epilogue.other is not None and node.region else None
+        )
         options = epilogue.options(other)
         if other is not None and kind == "conv" and epilogue.binary == "add":
             options["inplace"] = other  # oneDNN's sum post-op accumulates into the other operand
@@ -201,6 +203,3 @@ def _cut(graph: Graph, node: Node, length: int) -> Node:
     if length == 0:
         return inlined[0]
     return make_region(graph, kind, inlined[: length + 1])
-
-
-__all__ = ["Epilogue", "Lower", "match_epilogue", "op_name"]

@@ -19,7 +19,10 @@ def make_region(graph: Graph, kind: Fusion, group: list[Node]) -> Node:
         copy = region.add_node(
             node.op,
             map_operand(node.operands, lambda v: mapping[v] if isinstance(v, Value) else v),
-            {k: map_operand(v, lambda v: mapping[v] if isinstance(v, Value) else v) for k, v in node.kwargs.items()},
+            {
+                k: map_operand(v, lambda v: mapping[v] if isinstance(v, Value) else v)
+                for k, v in node.kwargs.items()
+            },
             types=[v.type for v in node.results],
             origin=node.origin,
         )

@@ -7,7 +7,6 @@ from typing import Any
 
 from capture.ir import Graph, TensorType, Value
 from capture.ir.text import names
-from capture.ir.types import CHANNELS_LAST, CONTIGUOUS
 
 
 @dataclass
@@ -46,6 +45,3 @@ class ArenaLayout:
 
     def comment(self) -> list[str]:
         return []
-
-
-__all__ = ["CHANNELS_LAST", "CONTIGUOUS", "ArenaLayout"]

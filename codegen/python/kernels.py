@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from capture.ir import Node, TensorType, Value
+from capture.ir import Node, Value
 
 if TYPE_CHECKING:
     from codegen.python.module import Writer
@@ -49,7 +49,9 @@ def conv(out: Writer, node: Node) -> str:
     groups = anchor.arg("groups")
     size = [d if isinstance(d, int) else None for d in x.tensor_type.shape]
     static = f", {size}" if None not in size else ""
-    packed = out.packed(weight, "pack_conv", "{tensor}, " + ", ".join(map(str, geometry)) + f", {groups}{static}", ".conv")
+    packed = out.packed(
+        weight, "pack_conv", "{tensor}, " + ", ".join(map(str, geometry)) + f", {groups}{static}", ".conv"
+    )
     bias = out.text(anchor.arg("bias"))
     tail = ", ".join(map(str, geometry)) + f", {groups}"
     unary = f'"{options["unary"]}", {options.get("scalars", [])}, "{options.get("algorithm", "")}"'
@@ -58,7 +60,9 @@ def conv(out: Writer, node: Node) -> str:
     other = node.operands[options["other"]]
     binary = f'"{options["binary"]}", 1.0, {unary if options["unary"] != "none" else "None, [], None"}'
     if out.overwrites(node, options.get("inplace")):
-        return f"{out.uses('conv_add_')}({out.text(other)}, {out.text(x)}, {packed}, {bias}, {tail}, {binary})"
+        return (
+            f"{out.uses('conv_add_')}({out.text(other)}, {out.text(x)}, {packed}, {bias}, {tail}, {binary})"
+        )
     return f"{out.uses('conv_add')}({out.text(x)}, {out.text(other)}, {packed}, {bias}, {tail}, {binary})"
 
 
@@ -68,7 +72,12 @@ def linear(out: Writer, node: Node) -> str:
     anchor, options = anchor_of(node), node.impl.options
     x, weight, bias = anchor.arg("input"), anchor.arg("weight"), out.text(anchor.arg("bias"))
     rows = x.tensor_type.with_(shape=x.tensor_type.shape[:-1]).numel
-    packed = out.packed(weight, "pack_linear", f"{{tensor}}, {rows}" if isinstance(rows, int) and rows else "{tensor}", ".linear")
+    packed = out.packed(
+        weight,
+        "pack_linear",
+        f"{{tensor}}, {rows}" if isinstance(rows, int) and rows else "{tensor}",
+        ".linear",
+    )
     if "other" in options:
         other = out.text(node.operands[options["other"]])
         return f'{out.uses("linear_binary")}({out.text(x)}, {other}, {packed}, {bias}, "{options["binary"]}")'
@@ -82,6 +91,3 @@ KERNELS: dict[str, Callable[[Writer, Node], str]] = {"onednn.conv": conv, "onedn
 def _pair(value: Any) -> list[int]:
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     return items * 2 if len(items) == 1 else items
-
-
-__all__ = ["KERNELS", "PRELUDE", "TensorType", "anchor_of"]

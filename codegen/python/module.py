@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
 import torch
 
 from capture.errors import UnsupportedOpError
-from capture.ir import Constant, Fusion, Graph, LiteralType, Node, ScalarType, TensorType, Value, dims, op_name
-from capture.ir.graph import map_operand
+from capture.ir import Constant, Fusion, Graph, Node, ScalarType, TensorType, Value, dims, op_name
+from capture.ir.text import names
 from codegen.python.arena import ArenaLayout
 from codegen.python.kernels import KERNELS, PRELUDE
-from codegen.python.ops import call_text, has_out
+from codegen.python.ops import call_text, has_inplace, has_out
 
 aten = torch.ops.aten
 _COMMENT_COLUMN = 100
-_RESERVED = {"torch", "F", "aten", "w", "m", "load", "forward", "Arena", "arenas", "SimpleNamespace", *PRELUDE}
+_RESERVED = {
+    "torch",
+    "F",
+    "aten",
+    "w",
+    "m",
+    "load",
+    "forward",
+    "Arena",
+    "arenas",
+    "SimpleNamespace",
+    *PRELUDE,
+}
 
 
 def emit(graph: Graph, *, title: str = "") -> str:
@@ -43,6 +55,7 @@ class Writer:
         self.title = title
         self.names: dict[Value, str] = {}
         self.taken = set(_RESERVED)
+        self.numbers = names(graph)  # %12 in the graph's text is v12 here
         self.used: set[str] = set()
         self.loads: dict[str, str] = {}
         self.dims: dict[str, str] = {}
@@ -137,7 +150,7 @@ class Writer:
         dying = self._dying(self.graph)
         for node in self.graph.nodes:
             for result in node.results:
-                self.names[result] = self._fresh(f"v{len(self.names)}")
+                self.names[result] = self._fresh(f"v{self.numbers[result].removeprefix('%')}")
             lines += _commented(self._node(node), node, dying.get(node, []), self.names)
             lines += self._bind_dims(node.results)
         for target, value in self.graph.writebacks.items():
@@ -155,7 +168,9 @@ class Writer:
             return self._region(node)
         if node.regions:
             return [f"{left}{self._cond(node)}"]
-        return [f"{left}{self._call(node, self.arena.view(node.results[0]) if len(node.results) == 1 else None)}"]
+        return [
+            f"{left}{self._call(node, self.arena.view(node.results[0]) if len(node.results) == 1 else None)}"
+        ]
 
     def _targets(self, node: Node) -> str:
         if not node.results:
@@ -169,6 +184,8 @@ class Writer:
         args += [f"{k}={self.text(v)}" for k, v in node.kwargs.items()]
         if destination is not None and has_out(node.op):
             args.append(f"out={destination}")
+        elif destination is not None and args[0] == destination and has_inplace(node.op):
+            return call_text(node.op, args).replace("(", "_(", 1)
         return call_text(node.op, args)
 
     def _region(self, node: Node) -> list[str]:
@@ -189,7 +206,9 @@ class Writer:
             )
             where = destination if final and destination else (self.names[reusable] if reusable else None)
             lines.append(f"{self.names[value]} = {self._call(step, where)}")
-            dead = [self.names[v] for v in dict.fromkeys(step.operand_values) if v.producer and last[v] is step]
+            dead = [
+                self.names[v] for v in dict.fromkeys(step.operand_values) if v.producer and last[v] is step
+            ]
             if dead:
                 lines[-1] += f"; del {', '.join(dead)}"
         return lines
@@ -198,7 +217,9 @@ class Writer:
         """torch.cond as a Python conditional between two functions."""
         if op_name(node.op) != "higher_order.cond":
             raise UnsupportedOpError(
-                f"{op_name(node.op)} has no Python form", where=str(node.origin) or None, hint='backend="eager"'
+                f"{op_name(node.op)} has no Python form",
+                where=str(node.origin) or None,
+                hint='backend="eager"',
             )
         predicate, _, _, operands = node.operands
         calls = []
@@ -318,6 +339,3 @@ def _identifier(name: str) -> str:
     if cleaned[:1].isdigit() or not cleaned:
         cleaned = f"_{cleaned}"
     return f"{cleaned}_" if keyword.iskeyword(cleaned) else cleaned
-
-
-__all__ = ["Callable", "LiteralType", "Writer", "emit", "map_operand"]

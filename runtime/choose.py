@@ -1,0 +1,117 @@
+"""`backend="auto"`: measure the backends that can run here, keep the fastest that is right."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from capture.errors import CaptureError
+from capture.ir.interpreter import flatten_inputs
+from runtime.compare import judge
+from runtime.compile import Candidate, Compiled
+from runtime.executables import Executable
+from runtime.reference import Reference, clone_inputs, reference
+
+ROUNDS = 5  # each backend is timed in every round, the order turning, so that a busy moment meets all alike
+SECONDS = 0.1  # per backend and round, and never less than one call
+_SETTLE = 0.02  # seconds; lets the threads of the backend before stop spinning
+WORTH_IT = 1.02  # a backend must beat eager by this much: below it is noise
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The executable to use, a row for each backend considered (the chosen one first), and what judged them."""
+
+    executable: Executable
+    candidates: list[Candidate]
+    reference: Reference | None
+
+
+def choose(
+    trial: Callable[[Executable], Compiled],
+    build: Callable[[str], Executable],
+    model: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Choice:
+    """Build, judge and time the backends.
+
+    A backend is out when it cannot run the graph, or when its results are not right (see runtime/compare.py).
+
+    Args:
+        trial: wraps an executable so that it takes the model's own arguments.
+        build: makes the executable of a backend.
+    """
+    eager = build("eager")
+    captured = trial(eager).captured
+    if not args and not kwargs and captured.inputs:
+        return _without_inputs(build, eager)
+    made = reference(model, args, kwargs, graph=captured)
+    built: dict[str, Executable] = {"eager": eager}
+    out: list[Candidate] = []
+    for backend in ("aten", "onnx"):
+        say(f"compile: {backend}")
+        try:
+            executable = build(backend)
+            verdict = judge(made, trial(executable))
+            if not verdict:
+                raise CaptureError(f"not right: {verdict.reason}")
+            built[backend] = executable
+        except (CaptureError, ImportError, RuntimeError, NotImplementedError) as error:
+            out.append(Candidate(backend, None, str(error).splitlines()[0]))
+    say("compile: measure backends")
+    given, given_kw = clone_inputs((tuple(args), dict(kwargs)))
+    medians = _medians(built, flatten_inputs(captured, given, given_kw), made.buffers)
+    ranked = sorted(medians, key=lambda name: medians[name])
+    best = ranked[0] if medians[ranked[0]] * WORTH_IT < medians["eager"] else "eager"
+    order = [best, *(name for name in ranked if name != best)]
+    return Choice(built[best], [Candidate(name, medians[name]) for name in order] + out, made)
+
+
+def _without_inputs(build: Callable[[str], Executable], eager: Executable) -> Choice:
+    """Nothing to measure or judge with: generated code where there is some, else eager."""
+    try:
+        return Choice(build("aten"), [Candidate("aten", None, "no example inputs to measure with")], None)
+    except CaptureError as error:
+        reason = str(error).splitlines()[0]
+        return Choice(eager, [Candidate("eager", None, ""), Candidate("aten", None, reason)], None)
+
+
+def _medians(
+    built: Mapping[str, Executable], flat: Sequence[Any], buffers: Mapping[str, torch.Tensor]
+) -> dict[str, float]:
+    """Median ms a call of each, in rounds that interleave them. Buffers that the calls write to are put back."""
+    before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
+    samples: dict[str, list[float]] = {name: [] for name in built}
+    names = list(built)
+    gc.collect()
+    with torch.no_grad():
+        for turn in range(ROUNDS):
+            for name in names if turn % 2 == 0 else reversed(names):
+                samples[name] += _time_block(built[name], flat)
+        for name, buffer in buffers.items():
+            buffer.copy_(before[name])
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def _time_block(executable: Executable, flat: Sequence[Any]) -> list[float]:
+    """Times of calls in a row, in ms: as many as fit into SECONDS, at least one, after a warm-up."""
+    time.sleep(_SETTLE)
+    executable(*flat)
+    times: list[float] = []
+    started = time.perf_counter()
+    while not times or time.perf_counter() - started < SECONDS:
+        begin = time.perf_counter()
+        executable(*flat)
+        times.append((time.perf_counter() - begin) * 1e3)
+    return times
+
+
+__all__ = ["Choice", "choose"]

@@ -1,0 +1,225 @@
+"""`runtime.compile`: capture, optimise, generate, choose a backend; and the callable it returns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from capture import capture
+from capture.errors import CaptureError, UsageError
+from capture.ir import Graph
+from capture.ir.interpreter import flatten_inputs
+from passes import optimize
+from passes.base import Pass
+from runtime.executables import AtenExecutable, EagerExecutable, Executable, InterpretedGraph, OnnxExecutable
+from runtime.guards import InputGuards, WeightGuards
+
+BACKENDS = ("auto", "aten", "onnx", "eager")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backend that `auto` considered: its median in ms, or the reason why it is out."""
+
+    backend: str
+    milliseconds: float | None = None
+    reason: str = ""
+
+
+@dataclass
+class Recipe:
+    """How a graph was optimised, so that it can be done again when weights change."""
+
+    level: int = 2
+    disable: tuple[str, ...] = ()
+    passes: Sequence[str | Pass] | None = None
+    title: str = ""
+    threads: int | None = None
+
+    def optimize(self, graph: Graph, **more: Any) -> Graph:
+        return optimize(graph, self.level, self.disable, passes=self.passes, **more)
+
+
+@dataclass
+class Compiled:
+    """A compiled model. Call it as the model was called; it runs without gradients.
+
+    Attributes:
+        captured, graph: the graph as captured, and as optimised.
+        backend, source: what runs it; the generated Python module where there is one.
+        candidates: what `auto` measured.
+        seconds: time spent in capture, optimize and compile.
+        report: the Report of the last measurement, or None.
+        reference: eager's and fp64's outcome on the example inputs, where `auto` has made them.
+        recompiles: how often changed weights made it fold and pack again.
+    """
+
+    captured: Graph
+    graph: Graph
+    executable: Executable
+    recipe: Recipe
+    module: torch.nn.Module | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    report: Any = None
+    reference: Any = None
+    recompiles: int = 0
+
+    def __post_init__(self) -> None:
+        self._inputs = InputGuards(self.captured)
+        # Eager reads the module's own weights: there is nothing to go stale.
+        self._weights = WeightGuards(self.captured, None if self.backend == "eager" else self.module)
+        self._lock = threading.Lock()
+        self._flat_args = _is_flat(self.captured)
+
+    @property
+    def backend(self) -> str:
+        return self.executable.backend
+
+    @property
+    def source(self) -> str | None:
+        return self.executable.source
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        flat = args if self._flat_args and not kwargs else flatten_inputs(self.captured, args, kwargs)
+        self._inputs.check(flat)
+        if not self._weights.fresh:
+            self._refreeze()
+        with torch.no_grad():
+            results = self.executable(*flat)
+        spec = self.captured.out_spec
+        if spec is None:
+            return results[0] if len(results) == 1 else tuple(results)
+        return pytree.tree_unflatten(results, spec)
+
+    def _refreeze(self) -> None:
+        """Fold and pack again from the module's weights as they are now."""
+        with self._lock:
+            if self._weights.fresh:  # another thread was here first
+                return
+            for name, tensor in self._weights.current().items():
+                constant = self.captured.constants[name]
+                wanted = constant.tensor_type
+                if (tensor.dtype, tuple(tensor.shape)) != (wanted.dtype, wanted.shape):
+                    raise CaptureError(
+                        f"the weight {name} has changed its type: {tensor.dtype} {list(tensor.shape)}, not {wanted}",
+                        hint="compile the module again",
+                    )
+                constant.tensor = tensor
+            graph = self.recipe.optimize(self.captured)
+            self.executable = make_executable(self.backend, graph, self.captured, self.module, self.recipe)
+            self.graph = graph
+            self._weights = WeightGuards(self.captured, self.module)
+            self.recompiles += 1
+
+    def save(self, folder: str | Path) -> None:
+        """Write the compiled model to a folder: graphs with weights, settings, and the generated source to read."""
+        from runtime.persist import save
+
+        save(self, Path(folder))
+
+
+def compile(
+    model_or_graph: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    level: int = 2,
+    backend: str = "auto",
+    dynamic_shapes: Any = None,
+    disable: Iterable[str] = (),
+    passes: Sequence[str | Pass] | None = None,
+    frontend: str = "auto",
+    verify: bool = False,
+    dump_dir: str | Path | None = None,
+    threads: int | None = None,
+    title: str = "",
+    progress: Callable[[str], None] | None = None,
+) -> Compiled:
+    """Capture and compile a model for inference.
+
+    Args:
+        model_or_graph: an nn.Module, GraphModule, ExportedProgram, or a captured Graph.
+        args, kwargs: example inputs; also what `auto` measures with.
+        level: optimisation level 0-3.
+        backend: aten (generated Python on PyTorch's and oneDNN's kernels), onnx (ONNX Runtime), eager, or auto: the
+            fastest of these that is right, and eager where nothing is faster.
+        disable: names of passes to leave out.
+        passes: a pipeline in place of the level's.
+        threads: threads of ONNX Runtime; PyTorch's own are `torch.set_num_threads`.
+        progress: called with the phase that begins.
+
+    Raises:
+        UsageError: unknown backend, level or pass.
+        CaptureError: the model cannot be captured, or the backend asked for cannot run it.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"there is no backend {backend!r}", hint="one of " + ", ".join(BACKENDS))
+    say = progress or (lambda phase: None)
+    args = tuple(args)
+    start = time.perf_counter()
+    say("capture")
+    if isinstance(model_or_graph, Graph):
+        captured, module = model_or_graph, None
+    else:
+        captured = capture(model_or_graph, args, kwargs, dynamic_shapes=dynamic_shapes, frontend=frontend)
+        module = model_or_graph if isinstance(model_or_graph, torch.nn.Module) else None
+    captured_at = time.perf_counter()
+    recipe = Recipe(level, tuple(disable), passes, title, threads)
+    graph = recipe.optimize(
+        captured, verify=verify, dump_dir=dump_dir, progress=lambda name: say(f"optimize: {name}")
+    )
+    optimized_at = time.perf_counter()
+    say("compile")
+
+    def build(name: str) -> Executable:
+        return make_executable(name, graph, captured, module, recipe)
+
+    def wrap(executable: Executable) -> Compiled:
+        return Compiled(captured, graph, executable, recipe, module)
+
+    judged_by: Any = None
+    if backend == "auto":
+        from runtime.choose import choose
+
+        choice = choose(wrap, build, model_or_graph, args, kwargs or {}, say)
+        executable, candidates, judged_by = choice.executable, choice.candidates, choice.reference
+    else:
+        executable, candidates = build(backend), [Candidate(backend)]
+    compiled = wrap(executable)
+    compiled.candidates, compiled.reference = candidates, judged_by
+    compiled.seconds = {
+        "capture": captured_at - start,
+        "optimize": optimized_at - captured_at,
+        "compile": time.perf_counter() - optimized_at,
+    }
+    return compiled
+
+
+def make_executable(
+    backend: str, graph: Graph, captured: Graph, module: torch.nn.Module | None, recipe: Recipe
+) -> Executable:
+    """What runs `graph` on a backend; eager runs the module, or the captured graph where there is none."""
+    if backend == "aten":
+        return AtenExecutable(graph, recipe.title)
+    if backend == "onnx":
+        return OnnxExecutable(graph, recipe.threads)
+    if module is None:
+        return InterpretedGraph(captured)
+    return EagerExecutable(module, captured.in_spec)
+
+
+def _is_flat(graph: Graph) -> bool:
+    """Whether positional arguments are the flat inputs: no nesting, no keywords."""
+    spec = graph.in_spec
+    if spec is None:
+        return True
+    flat = ((0,) * len(graph.inputs), {})
+    return bool(pytree.tree_structure(flat) == spec)
