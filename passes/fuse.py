@@ -60,7 +60,7 @@ def label(group: list[Node]) -> str:
 
 
 def epilogue(anchor: Node, max_ops: int) -> list[Node]:
-    """The anchor and the chain of pointwise operators that may run on its result before it leaves the kernel."""
+    """The anchor and the chain of pointwise operators that may run before its result leaves the kernel."""
     group = [anchor]
     while len(group) < max_ops:
         value = group[-1].results[0]

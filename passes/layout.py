@@ -7,7 +7,7 @@
 
 Only values that enter a chain of convolutions are converted, once each; everything after inherits the format,
 as the operators' own shape functions say. A result that was contiguous is converted back.
-Does not fire in a graph without 2-d or 3-d convolutions, or on a convolution whose input is channels-last already.
+Does not fire in a graph without 2-d or 3-d convolutions, nor on a convolution that reads channels-last already.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Choose a kernel for each node: write an `impl` recipe, leave the meaning as it is.
 
-    %3 = fusion.conv(%x, @w, @b, %r) {...}   ==>   %3 = fusion.conv(%x, @w, @b, %r) {...} via onednn.conv(binary="add", other=3, unary="relu")
-    %4 = aten.linear(%3, @w2, @b2)           ==>   %4 = aten.linear(%3, @w2, @b2) via onednn.linear(unary="none")
+    %3 = fusion.conv(%x, @w, @b, %r) {...}   ==>   %3 = ... via onednn.conv(binary="add", other=3, unary="relu")
+    %4 = aten.linear(%3, @w2, @b2)           ==>   %4 = ... via onednn.linear(unary="none")
 
 On a CPU, convolutions and linear layers with constant weights go to oneDNN with their weights packed when the
 generated module loads. An epilogue longer than oneDNN's is cut after the longest piece that oneDNN can do.
@@ -45,7 +45,7 @@ BINARIES: dict[Any, str] = {aten.add.Tensor: "add", aten.mul.Tensor: "mul"}
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What runs on the anchor's result inside the kernel; `length` counts the region's nodes after the anchor."""
+    """What runs on the anchor's result inside the kernel: `length` nodes of the region after the anchor."""
 
     length: int = 0
     unary: Unary = ("none", [], "")
@@ -53,7 +53,7 @@ class Epilogue:
     other: Value | None = None
 
     def options(self, other: int | None) -> dict[str, Any]:
-        """As options of an Impl: `other` is the operand that the binary takes, `inplace` the one it may overwrite."""
+        """As options of an Impl; `other` is the position of the operand that the binary takes."""
         name, scalars, algorithm = self.unary
         options: dict[str, Any] = {"unary": name}
         if scalars:
@@ -190,16 +190,7 @@ def _dtype_is_fast(dtype: torch.dtype) -> bool:
 
 def _cut(graph: Graph, node: Node, length: int) -> Node:
     """Keep the anchor and `length` nodes of the epilogue in the region; put the rest back into the graph."""
-    assert node.region is not None and isinstance(node.op, Fusion)
-    count, kind = len(node.region.nodes), node.op
-    before = node._prev
-    inline_region(graph, node)
-    following = before._next if before is not None else next(iter(graph.nodes))
-    inlined: list[Node] = []
-    while len(inlined) < count:
-        assert following is not None
-        inlined.append(following)
-        following = following._next
-    if length == 0:
-        return inlined[0]
-    return make_region(graph, kind, inlined[: length + 1])
+    assert isinstance(node.op, Fusion)
+    kind = node.op
+    inlined = inline_region(graph, node)
+    return make_region(graph, kind, inlined[: length + 1]) if length else inlined[0]

@@ -8,7 +8,10 @@ from capture.ir.graph import map_operand
 
 
 def make_region(graph: Graph, kind: Fusion, group: list[Node]) -> Node:
-    """Replace `group` (in order; only the last node's results are used outside) by one fusion node in the last one's place."""
+    """Replace `group` by one fusion node in the place of its last node.
+
+    The group is in graph order, and only the last node's results are used outside of it.
+    """
     inside = set(group)
     root = group[-1]
     outer = list(dict.fromkeys(v for n in group for v in n.operand_values if v.producer not in inside))
@@ -39,11 +42,12 @@ def make_region(graph: Graph, kind: Fusion, group: list[Node]) -> Node:
     return fused
 
 
-def inline_region(graph: Graph, node: Node) -> None:
-    """Put a fusion's nodes back into the graph in its place."""
+def inline_region(graph: Graph, node: Node) -> list[Node]:
+    """Put a fusion's nodes back into the graph in its place; returns them."""
     assert node.region is not None
     mapping: dict[Value, Value] = dict(zip(node.region.inputs, node.operands, strict=True))
-    copy_body(node.region, graph, mapping, before=node)
+    inlined = copy_body(node.region, graph, mapping, before=node)
     for old, new in zip(node.results, node.region.results, strict=True):
         graph.replace_uses(old, mapping[new])
     graph.erase(node)
+    return inlined

@@ -26,7 +26,7 @@ WORTH_IT = 1.02  # a backend must beat eager by this much: below it is noise
 
 @dataclass(frozen=True)
 class Choice:
-    """The executable to use, a row for each backend considered (the chosen one first), and what judged them."""
+    """The executable to use, a row for each backend considered (the best first), and what judged them."""
 
     executable: Executable
     candidates: list[Candidate]
@@ -87,7 +87,7 @@ def _without_inputs(build: Callable[[str], Executable], eager: Executable) -> Ch
 def _medians(
     built: Mapping[str, Executable], flat: Sequence[Any], buffers: Mapping[str, torch.Tensor]
 ) -> dict[str, float]:
-    """Median ms a call of each, in rounds that interleave them. Buffers that the calls write to are put back."""
+    """Median ms a call of each, in rounds that interleave them; written buffers are put back."""
     before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
     samples: dict[str, list[float]] = {name: [] for name in built}
     names = list(built)

@@ -109,7 +109,7 @@ class Compiled:
                 wanted = constant.tensor_type
                 if (tensor.dtype, tuple(tensor.shape)) != (wanted.dtype, wanted.shape):
                     raise CaptureError(
-                        f"the weight {name} has changed its type: {tensor.dtype} {list(tensor.shape)}, not {wanted}",
+                        f"the weight {name} is {tensor.dtype} {list(tensor.shape)} now, it was {wanted}",
                         hint="compile the module again",
                     )
                 constant.tensor = tensor
@@ -120,7 +120,7 @@ class Compiled:
             self.recompiles += 1
 
     def save(self, folder: str | Path) -> None:
-        """Write the compiled model to a folder: graphs with weights, settings, and the generated source to read."""
+        """Write the compiled model to a folder: graphs with weights, settings, and the source to read."""
         from runtime.persist import save
 
         save(self, Path(folder))
@@ -149,8 +149,8 @@ def compile(
         model_or_graph: an nn.Module, GraphModule, ExportedProgram, or a captured Graph.
         args, kwargs: example inputs; also what `auto` measures with.
         level: optimisation level 0-3.
-        backend: aten (generated Python on PyTorch's and oneDNN's kernels), onnx (ONNX Runtime), eager, or auto: the
-            fastest of these that is right, and eager where nothing is faster.
+        backend: aten (generated Python on PyTorch's and oneDNN's kernels), onnx (ONNX Runtime), eager, or
+            auto: the fastest of these that is right, and eager where nothing is faster.
         disable: names of passes to leave out.
         passes: a pipeline in place of the level's.
         threads: threads of ONNX Runtime; PyTorch's own are `torch.set_num_threads`.

@@ -29,7 +29,7 @@ class Executable(Protocol):
 
 
 class AtenExecutable:
-    """The generated Python module, in a module object of its own, with source lines for tracebacks and debuggers."""
+    """The generated Python module, in a module object of its own; tracebacks show its lines."""
 
     backend = "aten"
 

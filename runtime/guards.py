@@ -1,4 +1,4 @@
-"""What a compiled callable holds for: dtype, shape, device and literal of each input; identity and version of each weight."""
+"""What a compiled callable holds for: the type of each input, the identity and version of each weight."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import torch
 from capture.errors import CaptureError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
-from passes.manager import run_pass
 from passes.base import make_pass
+from passes.manager import run_pass
 from runtime.compile import Compiled, Recipe, make_executable
 
 FORMAT = "torch-capture compiled 1"

@@ -21,7 +21,7 @@ def clone(graph: ir.Graph) -> ir.Graph:
 def _fill(copy: ir.Graph, graph: ir.Graph) -> ir.Graph:
     mapping: dict[ir.Value, ir.Value] = {}
     copy.in_spec, copy.out_spec, copy.frontend = graph.in_spec, graph.out_spec, graph.frontend
-    copy.captured, copy.history = dict(graph.captured), list(graph.history)
+    copy.captured, copy.history, copy.fates = dict(graph.captured), list(graph.history), dict(graph.fates)
     for value in graph.inputs:
         mapping[value] = copy.add_input(value.name, value.type)
     copy_body(graph, copy, mapping)
@@ -33,8 +33,12 @@ def _fill(copy: ir.Graph, graph: ir.Graph) -> ir.Graph:
 
 def copy_body(
     source: ir.Graph, into: ir.Graph, mapping: dict[ir.Value, ir.Value], *, before: ir.Node | None = None
-) -> None:
-    """Copy constants and nodes of `source` into another graph; `mapping` gains source value -> copy."""
+) -> list[ir.Node]:
+    """Copy constants and nodes of `source` into another graph; `mapping` gains source value -> copy.
+
+    Returns the nodes made, in order.
+    """
+    made_nodes: list[ir.Node] = []
     for constant in source.constants.values():
         if constant not in mapping:
             made = into.add_constant(constant.name, constant.tensor_type)
@@ -56,6 +60,8 @@ def copy_body(
             before=before,
         )
         mapping.update(zip(node.results, made_node.results, strict=True))
+        made_nodes.append(made_node)
+    return made_nodes
 
 
 def bind(graph: ir.Graph, state: Mapping[str, torch.Tensor]) -> ir.Graph:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from codegen.python.module import Writer
 
 PRELUDE: dict[str, str] = {
-    "conv": "conv = torch.ops.mkldnn._convolution_pointwise.default  # a convolution and a pointwise epilogue",
+    "conv": "conv = torch.ops.mkldnn._convolution_pointwise.default  # and a pointwise epilogue",
     "conv_add": "conv_add = torch.ops.mkldnn._convolution_pointwise.binary  # ... that adds another tensor",
-    "conv_add_": "conv_add_ = torch.ops.mkldnn._convolution_pointwise_.binary  # ... into that tensor's own memory",
+    "conv_add_": "conv_add_ = torch.ops.mkldnn._convolution_pointwise_.binary  # ... in place",
     "linear": "linear = torch.ops.mkldnn._linear_pointwise.default  # x @ W.T + b and a pointwise epilogue",
     "linear_binary": "linear_binary = torch.ops.mkldnn._linear_pointwise.binary  # ... with another tensor",
     "pack_conv": "pack_conv = torch.ops.mkldnn._reorder_convolution_weight",
@@ -82,7 +82,8 @@ def linear(out: Writer, node: Node) -> str:
         other = out.text(node.operands[options["other"]])
         return f'{out.uses("linear_binary")}({out.text(x)}, {other}, {packed}, {bias}, "{options["binary"]}")'
     scalars, algorithm = options.get("scalars", []), options.get("algorithm", "")
-    return f'{out.uses("linear")}({out.text(x)}, {packed}, {bias}, "{options["unary"]}", {scalars}, "{algorithm}")'
+    unary = f'"{options["unary"]}", {scalars}, "{algorithm}"'
+    return f"{out.uses('linear')}({out.text(x)}, {packed}, {bias}, {unary})"
 
 
 KERNELS: dict[str, Callable[[Writer, Node], str]] = {"onednn.conv": conv, "onednn.linear": linear}

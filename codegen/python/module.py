@@ -1,4 +1,4 @@
-"""The skeleton of a generated module: header, `load`, `forward`; the lines between come from ops.py and kernels.py."""
+"""The skeleton of a generated module: header, `load`, `forward`. ops.py and kernels.py print the calls."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ class Writer:
             inner.taken |= self.taken
             name = self._fresh(f"{word}_branch")
             body = [f"    {line}" for line in inner._forward()]
-            free = [d for d in self.dims.values()]
+            free = list(self.dims.values())
             parameters = [inner.names[v] for v in region.inputs] + free
             self.functions += ["", "", f"def {name}({', '.join(parameters)}):", *body]
             calls.append(f"{name}({', '.join([*(self.text(v) for v in operands), *free])})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -57,7 +57,7 @@ def register_lowering(op: OpOverload, fn: Lowering) -> None:
     _TABLE[op] = fn
 
 
-@lru_cache(maxsize=None)
+@cache
 def _default(op: OpOverload) -> Lowering:
     """``torch.add(...)`` where torch has the same function as a builtin, else the overload itself."""
     if op.namespace == "aten":
@@ -79,7 +79,7 @@ def _takes_gaps(op: OpOverload) -> bool:
     return any("List[Optional[Tensor]]" in str(a.type) for a in op._schema.arguments)
 
 
-@lru_cache(maxsize=None)
+@cache
 def has_out(op: Any) -> bool:
     """Whether ``torch.f(..., out=buffer)`` takes the same operands and truly writes there.
 
@@ -97,7 +97,7 @@ def has_out(op: Any) -> bool:
     return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def has_inplace(op: Any) -> bool:
     """Whether ``torch.f_(x, ...)`` does the same over its first operand's memory."""
     return _is_plain(op) and isinstance(
