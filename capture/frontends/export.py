@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,9 +17,9 @@ from torch.export.graph_signature import (
     SymIntArgument,
     TensorArgument,
 )
-from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
+from capture.frontends.dynamic import Axis, flat_axes, grow
 from capture.frontends.fx_import import Constants, FxImporter
 from capture.frontends.sizes import Sizes
 from capture.frontends.source import Sources
@@ -41,10 +40,11 @@ def capture_with_export(
     strict: bool = False,
 ) -> Graph:
     """Export the model and convert the program. Errors of torch.export pass through unchanged."""
+    axes = flat_axes(model, args, kwargs, dynamic_shapes)
+    args, kwargs = grow(args, kwargs, axes)
     with quiet_torch():
         program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=strict)
-    names = dim_names(model, args, kwargs, dynamic_shapes)
-    graph = capture_exported(program, names)
+    graph = capture_exported(program, axes)
     graph.name = type(model).__name__
     graph.frontend = f"torch.export ({'strict' if strict else 'non-strict'})"
     return graph
@@ -70,11 +70,11 @@ def quiet_torch() -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def capture_exported(program: ExportedProgram, names: Mapping[int, Mapping[int, str]] | None = None) -> Graph:
+def capture_exported(program: ExportedProgram, axes: Sequence[Mapping[int, Axis]] = ()) -> Graph:
     """Convert an exported program.
 
     Args:
-        names: the user's names of dynamic dims, by flat input and axis.
+        axes: what the user said about the varying axes of each flat input.
 
     Raises:
         CaptureError: the program holds something that the IR does not have.
@@ -86,7 +86,7 @@ def capture_exported(program: ExportedProgram, names: Mapping[int, Mapping[int, 
     sizes = Sizes(graph, {**program.range_constraints})
     constants = Constants(graph)
     targets: dict[str, Value] = {}
-    inputs = _bind_inputs(graph, program, sizes, constants, targets, names or {})
+    inputs = _bind_inputs(graph, program, sizes, constants, targets, axes)
     importer = FxImporter(graph, sizes, Sources(), constants, graph.captured)
     results = importer.run(program.graph_module, inputs)
     kept = []
@@ -107,7 +107,7 @@ def _bind_inputs(
     sizes: Sizes,
     constants: Constants,
     targets: dict[str, Value],
-    names: Mapping[int, Mapping[int, str]],
+    axes: Sequence[Mapping[int, Axis]],
 ) -> list[Any]:
     """What each placeholder stands for; fills `targets` with what a mutation may name."""
     placeholders = {n.name: n for n in program.graph_module.graph.nodes if n.op == "placeholder"}
@@ -116,7 +116,9 @@ def _bind_inputs(
     for position, spec in enumerate(user):
         if isinstance(spec.arg, (TensorArgument, SymIntArgument)):
             node = placeholders[spec.arg.name]
-            sizes.name_input(node.name, node.meta["val"], names.get(position))
+            named = axes[position] if axes else {}
+            wanted = {i: axis.name for i, axis in named.items() if axis.name}
+            sizes.name_input(node.name, node.meta["val"], wanted)
     bound: list[Any] = []
     for spec in specs:
         arg = spec.arg
@@ -146,43 +148,3 @@ def _bind_inputs(
 def _tensor(program: ExportedProgram, name: str) -> torch.Tensor:
     found = program.state_dict.get(name)
     return program.constants[name] if found is None else found
-
-
-def dim_names(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
-) -> dict[int, dict[int, str]]:
-    """The names that the user gave to dims: by position among the flat inputs, then by axis."""
-    if dynamic_shapes is None:
-        return {}
-    if hasattr(dynamic_shapes, "dynamic_shapes"):  # torch.export.ShapesCollection
-        dynamic_shapes = dynamic_shapes.dynamic_shapes(model, args, kwargs)
-    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    by_parameter = dynamic_shapes
-    if not isinstance(dynamic_shapes, Mapping):
-        by_parameter = dict(zip(bound, dynamic_shapes, strict=False))
-    names_of: dict[int, dict[int, str]] = {}
-    for parameter, value in bound.items():
-        _walk(value, by_parameter.get(parameter), names_of)
-    flat = pytree.tree_leaves((args, dict(kwargs)))
-    return {i: names_of[id(leaf)] for i, leaf in enumerate(flat) if id(leaf) in names_of}
-
-
-def _walk(value: Any, spec: Any, found: dict[int, dict[int, str]]) -> None:
-    """Note the names in `spec`, whose structure follows that of `value`."""
-    if isinstance(value, (torch.Tensor, int)):
-        axes = {-1: spec} if isinstance(value, int) else spec
-        pairs = axes.items() if isinstance(axes, Mapping) else enumerate(axes or ())
-        named = {axis: _dim_name(dim) for axis, dim in pairs}
-        found[id(value)] = {axis: name for axis, name in named.items() if name}
-    elif isinstance(value, Mapping) and isinstance(spec, Mapping):
-        for key, inner in value.items():
-            _walk(inner, spec.get(key), found)
-    elif isinstance(value, (list, tuple)) and isinstance(spec, (list, tuple)):
-        for inner, inner_spec in zip(value, spec, strict=False):
-            _walk(inner, inner_spec, found)
-
-
-def _dim_name(dim: Any) -> str | None:
-    root = getattr(dim, "root", dim)  # of 2 * Dim("half")
-    name = getattr(root, "__name__", None)
-    return name if isinstance(name, str) else None
