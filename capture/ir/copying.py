@@ -22,10 +22,11 @@ def _fill(copy: ir.Graph, graph: ir.Graph) -> ir.Graph:
     mapping: dict[ir.Value, ir.Value] = {}
     copy.in_spec, copy.out_spec, copy.frontend = graph.in_spec, graph.out_spec, graph.frontend
     copy.captured, copy.history, copy.fates = dict(graph.captured), list(graph.history), dict(graph.fates)
+    copy.attempts = list(graph.attempts)
     for value in graph.inputs:
         mapping[value] = copy.add_input(value.name, value.type)
     copy_body(graph, copy, mapping)
-    copy.set_results([mapping.get(v, v) if isinstance(v, ir.Value) else v for v in graph.results])
+    copy.set_results([mapping[v] if isinstance(v, ir.Value) else v for v in graph.results])
     for target, value in graph.writebacks.items():
         copy.set_writeback(mapping[target], mapping[value])
     return copy
@@ -73,7 +74,8 @@ def bind(graph: ir.Graph, state: Mapping[str, torch.Tensor]) -> ir.Graph:
     """
     missing = [name for name in graph.constants if name not in state]
     if missing:
-        raise KeyError(f"no tensor for the constant @{missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
+        more = f" and {len(missing) - 1} more" * (len(missing) > 1)
+        raise KeyError(f"no tensor for the constant @{missing[0]}{more}")
     for name, constant in graph.constants.items():
         tensor, wanted = state[name].detach(), constant.type
         assert isinstance(wanted, TensorType)
