@@ -28,7 +28,7 @@ from capture.ir.types import DTYPE_NAMES
 from runtime.reference import Outcome, Reference, observed_call, reference, runnable
 from runtime.tolerances import tolerance
 
-__all__ = ["OutputParity", "Parity", "compare", "compare_with", "judge"]
+__all__ = ["OutputParity", "Parity", "compare", "judge", "judge_results"]
 
 UNTOUCHED = "untouched"  # stands for an input or buffer that one side wrote to and the other did not
 
@@ -104,10 +104,10 @@ def compare(
         ModelError: the model raised on these inputs.
     """
     made = reference(model, args, kwargs, graph=graph or getattr(f, "captured", None))
-    return compare_with(made, f, atol=atol, rtol=rtol)
+    return judge(made, f, atol=atol, rtol=rtol)
 
 
-def compare_with(
+def judge(
     made: Reference, f: Callable[..., Any], *, atol: float | None = None, rtol: float | None = None
 ) -> Parity:
     """`compare`, for a reference that was made before."""
@@ -121,7 +121,7 @@ def compare_with(
         reason = f"returns another structure: {_shape_of(ours)}, eager {_shape_of(eager)}"
         return _verdict([OutputParity("out", False, "", reason)], source, note)
     wanted = _judged_writes(ours, eager, shares_buffers=hasattr(f, "captured"))
-    return judge(
+    return judge_results(
         [*ours.leaves, *(ours.written.get(name, UNTOUCHED) for name in wanted)],
         [*eager.leaves, *(eager.written.get(name, UNTOUCHED) for name in wanted)],
         None if fp64 is None else [*fp64.leaves, *(fp64.written.get(name) for name in wanted)],
@@ -133,7 +133,7 @@ def compare_with(
     )
 
 
-def judge(
+def judge_results(
     ours: Sequence[Any],
     eager: Sequence[Any],
     fp64: Sequence[Any] | None,
