@@ -1,21 +1,27 @@
 """Symbolic sizes: their symbols, their small text grammar, and evaluation.
 
-A size is a Python int or a sympy expression over the graph's dims. The grammar is
-names, integers, ``+ - * // %``, ``min(...)`` and ``max(...)``; text is parsed by walking Python's own
-syntax tree with a white list, because ``sympify`` would execute it.
+A size is a Python int or a sympy expression over the graph's dims. The grammar, with Python's precedence
+and Python's floor division and modulus::
+
+    size   = term {("+" | "-") term}
+    term   = factor {("*" | "//" | "%") factor}
+    factor = integer | name | "-" factor | "(" size ")" | ("min" | "max") "(" size {"," size} ")"
+
+It is read by hand, because ``sympify`` would execute the text.
 """
 
 from __future__ import annotations
 
-import ast
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import reduce
 from typing import Any, TypeAlias
 
 import sympy
 from torch.utils._sympy import functions as tsf
+
+from capture.ir.scan import IDENTIFIER, INTEGER, Scanner
 
 Dim: TypeAlias = int | sympy.Expr
 
@@ -23,14 +29,28 @@ _FLOOR_DIVS = (tsf.FloorDiv, tsf.CleanDiv)
 _MODS = (tsf.PythonMod, tsf.Mod, sympy.Mod)
 _MAXES = (tsf.Max, sympy.Max)
 _MINS = (tsf.Min, sympy.Min)
-_UNBACKED = re.compile(r"u\d+")
+_UNBACKED = re.compile(r"u[0-9]+")
+_RESERVED = ("None", "True", "False", "inf", "nan", "min", "max")
+_TERM_OPS = re.compile(r"\*|//|%")
+_MAX_TEXT, _MAX_DIVISIONS = 10_000, 24  # sympy takes seconds over modulus within modulus, 50 deep
+_MAX_ROUNDS = 8  # of simplification; one or two are what it takes
 
 
 def symbol(name: str) -> sympy.Symbol:
     """The symbol of a dim. Sizes are taken as positive; data-dependent ones (``u0``) may be 0."""
-    if _UNBACKED.fullmatch(name):
+    if is_data_dependent(name):
         return sympy.Symbol(name, integer=True, nonnegative=True)
     return sympy.Symbol(name, integer=True, positive=True)
+
+
+def is_data_dependent(name: str) -> bool:
+    """Whether a name is that of a size which the data decide, such as ``u0``."""
+    return _UNBACKED.fullmatch(name) is not None
+
+
+def is_name(name: str) -> bool:
+    """Whether a dim may have this name: an ASCII identifier that means nothing else in a graph's text."""
+    return IDENTIFIER.fullmatch(name) is not None and name not in _RESERVED
 
 
 def is_symbolic(dim: object) -> bool:
@@ -62,6 +82,8 @@ def fold(
         return int(expr)
     if isinstance(expr, sympy.Symbol):
         return leaf(expr)
+    if isinstance(expr, sympy.floor):  # sympy turns some a//b into floor(a*Rational)
+        return _floor(expr.args[0], leaf, minimum, maximum)
     args = [fold(a, leaf, minimum=minimum, maximum=maximum) for a in expr.args]
     if isinstance(expr, sympy.Add):
         return reduce(lambda a, b: a + b, args)
@@ -77,8 +99,6 @@ def fold(
         return reduce(minimum, args)
     if isinstance(expr, (sympy.Pow, tsf.PowByNatural)) and isinstance(args[1], int) and args[1] >= 0:
         return reduce(lambda a, b: a * b, [args[0]] * args[1], 1)
-    if isinstance(expr, sympy.floor):  # sympy turns some a//b into floor(a*Rational)
-        return _floor(expr.args[0], leaf, minimum, maximum)
     raise ValueError(f"size expression {expr} uses {type(expr).__name__}, which sizes do not have")
 
 
@@ -93,8 +113,28 @@ def evaluate(expr: Dim, env: Mapping[str, int]) -> int:
 
     Raises:
         KeyError: a symbol has no value in `env`.
+        ValueError: the size divides by zero there.
     """
-    return int(fold(expr, lambda s: env[s.name]))
+    try:
+        return int(fold(expr, lambda s: env[s.name]))
+    except ZeroDivisionError as error:
+        raise ValueError(f"the size {expr} divides by zero at {dict(env)}") from error
+
+
+def unknown(dim: Dim, known: Container[str]) -> tuple[str, Dim, Dim] | None:
+    """The only name in `dim` that is not known, as ``(name, slope, rest)`` with ``dim == slope*name + rest``.
+
+    None where there is no such name, there are several, or the size is not linear in it.
+    """
+    names = [s for s in getattr(dim, "free_symbols", ()) if s.name not in known]
+    if len(names) != 1 or not isinstance(dim, sympy.Expr):
+        return None
+    expanded = sympy.expand(dim)
+    slope = expanded.coeff(names[0], 1)
+    rest = sympy.expand(expanded - slope * names[0])
+    if slope == 0 or names[0] in (slope.free_symbols | rest.free_symbols):
+        return None
+    return names[0].name, canonical(slope), canonical(rest)
 
 
 def free_names(value: Any) -> set[str]:
@@ -107,10 +147,13 @@ def free_names(value: Any) -> set[str]:
 
 
 def format_dim(expr: Dim) -> str:
-    """Text of a size, in the grammar above: what `parse_dim` reads back to the same expression."""
-    if isinstance(expr, int):
-        return str(expr)
-    return _format(expr, 0)
+    """Text of a size, in the grammar above and in normal form: `parse_dim` reads it back to the same size.
+
+    Raises:
+        ValueError: the expression is outside the grammar.
+    """
+    size = normalise(expr)
+    return str(size) if isinstance(size, int) else _format(size, 0)
 
 
 def _format(e: sympy.Expr, level: int) -> str:
@@ -148,17 +191,29 @@ def _format(e: sympy.Expr, level: int) -> str:
     if isinstance(e, _MAXES + _MINS):
         word = "max" if isinstance(e, _MAXES) else "min"
         return f"{word}({', '.join(sorted(_format(a, 0) for a in e.args))})"
-    if isinstance(e, (sympy.Pow, tsf.PowByNatural)) and isinstance(e.args[1], sympy.Integer) and e.args[1] > 0:
+    if (
+        isinstance(e, (sympy.Pow, tsf.PowByNatural))
+        and isinstance(e.args[1], sympy.Integer)
+        and e.args[1] > 0
+    ):
         text = "*".join([_format(e.args[0], 2)] * int(e.args[1]))
         return f"({text})" if level >= 2 else text
     raise ValueError(f"size expression {e} uses {type(e).__name__}, which sizes do not have")
 
 
 def normalise(expr: Dim) -> Dim:
-    """Rewrite torch's several division and modulus functions to one of each, so that equal sizes compare equal."""
+    """The normal form of a size, so that equal sizes compare equal as far as sympy can tell.
+
+    One division and one modulus stand for torch's and sympy's several, and no part can be simplified further.
+    """
     if isinstance(expr, int):
         return expr
-    return canonical(_normalise(expr))
+    for _ in range(_MAX_ROUNDS):
+        rebuilt = _normalise(expr)
+        if rebuilt == expr:
+            break
+        expr = rebuilt  # min(max(9, M), max(-3, M)) takes two rounds, being max(M, min(-3, 9)) after the first
+    return canonical(expr)
 
 
 def _normalise(e: sympy.Expr) -> sympy.Expr:
@@ -177,6 +232,8 @@ def _normalise(e: sympy.Expr) -> sympy.Expr:
         return tsf.Min(*args)
     if isinstance(e, sympy.floor):
         return tsf.FloorDiv(*args[0].as_numer_denom())
+    if isinstance(e, tsf.PowByNatural):
+        return args[0] ** args[1]
     return e.func(*args)
 
 
@@ -186,43 +243,88 @@ def parse_dim(text: str) -> Dim:
     Raises:
         ValueError: the text is outside the grammar.
     """
+    scanner = Scanner(text)
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"cannot read the size {text!r}") from error
-    return canonical(_from_ast(tree, text))
+        size = read_dim(scanner)
+        scanner.finish()
+    except ValueError as error:
+        raise ValueError(f"cannot read the size {text!r}: {error}") from error
+    return size
 
 
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.FloorDiv: lambda a, b: tsf.FloorDiv(a, b),
-    ast.Mod: lambda a, b: tsf.PythonMod(a, b),
-}
+def read_dim(scanner: Scanner) -> Dim:
+    """Read a size from where the scanner stands.
+
+    Raises:
+        ValueError: no size stands there, it divides by what is never positive, or it is monstrous.
+    """
+    if len(scanner.text) - scanner.at > _MAX_TEXT:
+        raise ValueError(f"more than {_MAX_TEXT} characters")
+    try:
+        return normalise(_size(scanner)[0])
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
-def _from_ast(node: ast.expr, text: str) -> Any:
-    match node:
-        case ast.Constant(value=int() as number) if not isinstance(number, bool):
-            return sympy.Integer(number)
-        case ast.Name(id=name):
-            return symbol(name)
-        case ast.UnaryOp(op=ast.USub(), operand=inner):
-            return -_from_ast(inner, text)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            bottom = _from_ast(right, text)
-            if bottom == 0 and isinstance(op, (ast.FloorDiv, ast.Mod)):
-                raise ValueError(f"the size {text!r} divides by zero")
-            return _BINARY[type(op)](_from_ast(left, text), bottom)
-        case ast.Call(func=ast.Name(id="min" | "max" as word), args=args, keywords=[]) if args:
-            kind = tsf.Min if word == "min" else tsf.Max
-            return kind(*(_from_ast(a, text) for a in args))
-    raise ValueError(f"cannot read the size {text!r}: only names, integers, + - * // % min max are sizes")
+_Read: TypeAlias = tuple[sympy.Expr, int]  # an expression, and how deep divisions nest in it
+
+
+def _size(scanner: Scanner) -> _Read:
+    term, depth = _term(scanner)
+    terms = [term]
+    while (minus := scanner.take("-")) or scanner.take("+"):
+        term, deep = _term(scanner)
+        terms.append(-term if minus else term)
+        depth = max(depth, deep)
+    return sympy.Add(*terms), depth
+
+
+def _term(scanner: Scanner) -> _Read:
+    # All factors of a product at once: 2*(N + 1)*M is not (2*N + 2)*M to sympy.
+    factor, depth = _factor(scanner)
+    factors = [factor]
+    while found := scanner.match(_TERM_OPS):
+        factor, deep = _factor(scanner)
+        depth = max(depth, deep)
+        if found[0] == "*":
+            factors.append(factor)
+            continue
+        depth += 1
+        if depth > _MAX_DIVISIONS:
+            raise ValueError(f"more than {_MAX_DIVISIONS} divisions within each other")
+        if factor.is_nonpositive:
+            raise ValueError(f"{factor} is no divisor: it divides by zero, or by a negative number")
+        divide = tsf.FloorDiv if found[0] == "//" else tsf.PythonMod
+        factors = [divide(sympy.Mul(*factors), factor)]
+    return sympy.Mul(*factors), depth
+
+
+def _factor(scanner: Scanner) -> _Read:
+    if scanner.take("-"):
+        factor, depth = _factor(scanner)
+        return -factor, depth
+    if scanner.take("("):
+        inner = _size(scanner)
+        scanner.expect(")")
+        return inner
+    if number := scanner.match(INTEGER):
+        return sympy.Integer(int(number[0])), 0
+    name = scanner.need(IDENTIFIER, "a size")
+    if name in ("min", "max"):
+        scanner.expect("(")
+        read = [_size(scanner)]
+        while scanner.take(","):
+            read.append(_size(scanner))
+        scanner.expect(")")
+        kind = tsf.Min if name == "min" else tsf.Max
+        return kind(*(e for e, _ in read)), max(depth for _, depth in read)
+    if not is_name(name):
+        raise ValueError(f"a size cannot be named {name}")
+    return symbol(name), 0
 
 
 def product(dims: tuple[Dim, ...]) -> Dim:
     """Product of sizes: an int where all are."""
     if all(isinstance(d, int) for d in dims):
-        return math.prod(dims)  # type: ignore[arg-type]
+        return math.prod(dims)
     return canonical(sympy.Mul(*dims))
