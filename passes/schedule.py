@@ -1,0 +1,61 @@
+"""Order the nodes so that less memory is alive at once.
+
+    %0 = big(%x)                         %0 = big(%x)
+    %1 = big(%x)                         %2 = small(%0)      %0 is free before %1 is made
+    %2 = small(%0)             ==>       %1 = big(%x)
+    %3 = small(%1)                       %3 = small(%1)
+
+Candidates are the least-memory-first and depth-first orders, and one searched segment by segment, exactly
+where the budget allows. The order with the smallest planned arena wins.
+Does not fire where no candidate's arena is smaller than the given order's. Nodes with effects or random
+numbers keep their order among themselves, and nodes that write into memory their place among those that touch
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from capture.ir import Graph
+from passes.base import Pass, PassResult, register_pass
+from passes.buffers import buffers
+from passes.liveness import liveness_of
+from passes.memory.plan import arena_bytes
+from passes.memory.sizes import Sizes
+from passes.ordering import Problem, best_order, problem_of
+from passes.ordering.heuristics import by_growth, by_need, depth_first, least_memory_first
+
+ALIGNMENT = 64
+
+
+@register_pass
+@dataclass(frozen=True)
+class Schedule(Pass):
+    name = "schedule"
+    beam: int = 64  # states that the beam search keeps
+    moves: int = 400_000  # budget of the searches: single moves looked at
+
+    def run(self, graph: Graph) -> PassResult:
+        nodes = list(graph.nodes)
+        shared = buffers(graph)
+        sizes = Sizes(graph, alignment=ALIGNMENT)
+        before, _ = arena_bytes(shared, liveness_of(shared, nodes, graph), sizes)
+        problem = problem_of(graph, shared, sizes)
+        best, arena = nodes, before
+        for order in self._candidates(problem) if before > problem.floor else ():
+            candidate = [nodes[task] for task in order]
+            found, _ = arena_bytes(shared, liveness_of(shared, candidate, graph), sizes, limit=arena)
+            if found < arena:
+                best, arena = candidate, found
+        if best is nodes:
+            return PassResult(False, {"arena_bytes": before})
+        graph.reorder(best)
+        graph.attach("buffers", replace(shared, version=graph.version))
+        return PassResult(True, {"arena_bytes": arena, "saved_bytes": before - arena})
+
+    def _candidates(self, problem: Problem) -> Iterator[list[int]]:
+        yield best_order(problem, beam=self.beam, moves=self.moves)
+        yield least_memory_first(problem, by_growth)
+        yield least_memory_first(problem, by_need)
+        yield depth_first(problem)
