@@ -1,13 +1,15 @@
 """Choose a kernel for each node: write an `impl` recipe, leave the meaning as it is.
 
-    %3 = fusion.conv(%x, @w, @b, %r) {...}   ==>   %3 = ... via onednn.conv(binary="add", other=3, unary="relu")
-    %4 = aten.linear(%3, @w2, @b2)           ==>   %4 = ... via onednn.linear(unary="none")
+    %3 = fusion.conv(%x, @w, @b, %r) {...}  ==>   %3 = ... via onednn.conv(unary="relu", binary="add", other=3)
+    %4 = aten.linear(%3, @w2, @b2)          ==>   %4 = ... via onednn.linear(unary="none")
 
 On a CPU, convolutions and linear layers with constant weights go to oneDNN with their weights packed when the
 generated module loads. An epilogue longer than oneDNN's is cut after the longest piece that oneDNN can do.
 
-Does not fire on weights that the graph computes or writes, on dtypes that oneDNN has no fast kernel for, on
-other devices, on padding given as a word, or on weights that are not bound.
+oneDNN's convolutions return channels-last; where the graph has a contiguous result, a copy follows.
+
+Does not fire on weights that the graph computes or writes or that are not bound, on dtypes that oneDNN has no
+fast kernel for, on other devices, on padding given as a word, or on inputs without a batch dimension.
 oneDNN's ReLU maps NaN to 0. `keep_nan=True` leaves ReLU to PyTorch, at the cost of one more pass over memory.
 """
 
@@ -20,16 +22,17 @@ from typing import Any
 
 import torch
 
-from capture.ir import Constant, Fusion, Graph, Impl, Node, TensorType, Value
-from capture.ir.types import CHANNELS_LAST
+from capture.ir import Constant, Fusion, Graph, Impl, Node, Value
+from capture.ir.types import CHANNELS_LAST, CONTIGUOUS
 from passes.base import Pass, PassResult, register_pass
+from passes.layout import contiguous_copy
 from passes.regions import inline_region, make_region
 
 aten = torch.ops.aten
 Unary = tuple[str, list[float], str]  # oneDNN's name, its scalars, its algorithm
 
 NAN_LOSING = ("relu", "hardsigmoid", "hardtanh")
-UNARIES: dict[Any, Callable[[Node], Unary | None]] = {
+UNARIES: dict[Any, Callable[[Node], Unary]] = {
     aten.relu.default: lambda n: ("relu", [], ""),
     aten.sigmoid.default: lambda n: ("sigmoid", [], ""),
     aten.tanh.default: lambda n: ("tanh", [], ""),
@@ -99,20 +102,30 @@ class Lower(Pass):
             node.region.inputs.index(epilogue.other) if epilogue.other is not None and node.region else None
         )
         options = epilogue.options(other)
-        if other is not None and kind == "conv" and epilogue.binary == "add":
+        if other is not None and kind == "conv" and epilogue.other is not anchor.operands[0]:
             options["inplace"] = other  # oneDNN's sum post-op accumulates into the other operand
         node.set_impl(Impl(f"onednn.{kind}", options))
-        result = node.results[0]
-        if kind == "conv" and result.tensor_type.rank == 4:
-            graph.set_result_type(result, result.tensor_type.with_(memory_format=CHANNELS_LAST))
+        if kind == "conv":
+            _note_channels_last(graph, node.results[0])
         stats[f"onednn.{kind}"] += 1
+
+
+def _note_channels_last(graph: Graph, result: Value) -> None:
+    """Tell the format that oneDNN returns; whoever was given contiguous memory goes on getting it."""
+    type_ = result.tensor_type
+    if type_.memory_format != CONTIGUOUS or type_.shape[1] == 1 or type_.shape[2:] == (1, 1):
+        return  # with one channel or one pixel the two formats are the same
+    graph.set_result_type(result, type_.with_(memory_format=CHANNELS_LAST))
+    copy = contiguous_copy(graph, result, after=result.producer)
+    graph.replace_uses(result, copy.result)
+    copy.set_operands([result], copy.kwargs)
 
 
 def match_epilogue(kind: str, anchor: Node, chain: list[Node], keep_nan: bool = False) -> Epilogue:
     """The longest prefix of `chain` that the kernel can take: a binary, then a unary (for linear: either)."""
     epilogue, value = Epilogue(), anchor.results[0]
     for position, node in enumerate(chain, start=1):
-        unary = UNARIES.get(node.op, lambda n: None)(node)
+        unary = UNARIES[node.op](node) if node.op in UNARIES and node.operands[0] is value else None
         if unary is not None and keep_nan and unary[0] in NAN_LOSING:
             break
         if unary is not None and epilogue.unary[0] == "none" and not (epilogue.binary and kind == "linear"):
@@ -136,10 +149,12 @@ def _other(node: Node, value: Value) -> Value | None:
     if node.op not in BINARIES or node.kwargs:
         return None
     left, right = node.operands
-    if left is right or not isinstance(left, Value) or not isinstance(right, Value):
+    if left is right or value not in (left, right):
         return None
     other = right if left is value else left
-    return other if other.type and value.tensor_type.same_value_as(other.type) else None
+    if not isinstance(other, Value) or other.producer is not None:
+        return None
+    return other if value.tensor_type.same_value_as(other.type) else None
 
 
 def _kind(node: Node) -> str | None:
@@ -157,17 +172,17 @@ def _packable(kind: str, anchor: Node, node: Node, written: set[Value]) -> bool:
     if kind == "conv" and not anchor.is_op(aten.conv2d.default):
         return False
     weight, bias = _outer(node, anchor.operands[1]), _outer(node, anchor.arg("bias"))
-    x = anchor.operands[0].type
+    x = anchor.operands[0].tensor_type
     if not isinstance(weight, Constant) or weight.tensor is None or weight in written:
         return False
     if bias is not None and (not isinstance(bias, Constant) or bias in written):
         return False
-    wanted = {2} if kind == "linear" else {4}
+    ranks = x.rank >= 2 and weight.tensor_type.rank == 2
+    if kind == "conv":
+        ranks = x.rank == weight.tensor_type.rank == 4
     return (
-        isinstance(x, TensorType)
-        and x.device.type == "cpu"
-        and x.rank >= 2
-        and weight.tensor_type.rank in wanted
+        x.device.type == "cpu"
+        and ranks
         and all(d for d in weight.tensor_type.shape)
         and _dtype_is_fast(x.dtype)
     )
