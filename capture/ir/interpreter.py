@@ -9,8 +9,10 @@ import sympy
 import torch
 from torch.utils import _pytree as pytree
 
-from capture.errors import CaptureError, GuardError
-from capture.ir import dims, graph as ir
+from capture.errors import CaptureError
+from capture.ir import dims
+from capture.ir import graph as ir
+from capture.ir.arguments import flatten_inputs
 from capture.ir.ops import Fusion, op_name
 from capture.ir.types import LiteralType, ScalarType, TensorType
 
@@ -35,31 +37,6 @@ def run(graph: ir.Graph, args: Sequence[Any], kwargs: Any, *, dtype: torch.dtype
     if graph.out_spec is None:
         return results[0] if len(results) == 1 else tuple(results)
     return pytree.tree_unflatten(results, graph.out_spec)
-
-
-def flatten_inputs(graph: ir.Graph, args: Sequence[Any], kwargs: Any) -> list[Any]:
-    """One leaf per input, in order. Raises GuardError where the structure differs from the captured one."""
-    if graph.in_spec is None:
-        flat = [*args, *kwargs.values()]
-    else:
-        flat, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        if spec != graph.in_spec:
-            flat = _reordered(graph, args, kwargs) or flat
-    if len(flat) != len(graph.inputs):
-        names = ", ".join(v.name for v in graph.inputs)
-        raise GuardError(
-            f"the graph takes {len(graph.inputs)} inputs, {len(flat)} were given", why=f"captured inputs: {names}"
-        )
-    return flat
-
-
-def _reordered(graph: ir.Graph, args: Sequence[Any], kwargs: Any) -> list[Any] | None:
-    """Keyword arguments may come in another order, or positional ones by name; match them by the inputs' names."""
-    by_name = dict(zip((v.name for v in graph.inputs), pytree.tree_leaves(tuple(args)), strict=False))
-    by_name.update({k: v for k, v in kwargs.items() if not isinstance(v, (dict, list, tuple))})
-    if set(by_name) == {v.name for v in graph.inputs}:
-        return [by_name[v.name] for v in graph.inputs]
-    return None
 
 
 def run_flat(
