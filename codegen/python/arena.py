@@ -1,47 +1,80 @@
-"""Where a generated module puts values: views of one arena, as the memory plan says."""
+"""Where generated code puts values, as the memory plan says: views of an arena, or over a dying operand."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from capture.ir import Graph, TensorType, Value
-from capture.ir.text import names
+from capture.ir.types import CHANNELS_LAST, CONTIGUOUS
 
 
 @dataclass
 class ArenaLayout:
-    """The part of a memory plan that generated code follows; empty where the graph has no plan."""
+    """The part of a memory plan that generated code follows; empty where the graph has no plan.
 
-    size: int = 0
-    plan: Any = None
-    slots: dict[Value, tuple[int, TensorType]] = field(default_factory=dict)
-    buffer_of: dict[Value, Any] = field(default_factory=dict)
-    used: dict[Value, str] = field(default_factory=dict)
+    `views` collects the views that the code asks for: attribute name -> the expression that makes it.
+    """
+
+    bytes: int = 0
+    placements: Mapping[Value, int] = field(default_factory=dict)
+    in_place: Mapping[Value, Value] = field(default_factory=dict)
+    summary: str = ""
+    views: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(graph: Graph) -> ArenaLayout:
         plan = graph.memory_plan
         if plan is None:
             return ArenaLayout()
-        by_name = {name: buffer for buffer in plan.buffers for name in buffer.values}
-        layout = ArenaLayout(plan=plan)
-        for value, name in names(graph).items():
-            if name in by_name:
-                layout.buffer_of[value] = by_name[name]
-        return layout
+        summary = (
+            f"{_megabytes(plan.arena_bytes)} of transient values at the peak "
+            f"(lower bound {_megabytes(plan.lower_bound_bytes)}, "
+            f"without reuse {_megabytes(plan.naive_bytes)}); "
+            f"of it {_megabytes(plan.in_arena_bytes)} in the arena, the rest allocated by the kernels."
+        )
+        return ArenaLayout(plan.in_arena_bytes, plan.placements, plan.in_place, summary)
 
-    def shared(self, a: Value, b: Value) -> bool:
-        """Whether both live in one buffer of the plan."""
-        home = self.buffer_of.get(a)
-        return home is not None and home is self.buffer_of.get(b)
+    def overwritten(self, value: Value) -> Value | None:
+        """The operand over which the plan puts a result, if both look alike."""
+        operand = self.in_place.get(value)
+        return operand if operand is not None and operand.type == value.type else None
 
-    def view(self, value: Value) -> str | None:
-        """The arena's view for a value, or None where its callee allocates it."""
-        return None
+    def view(self, value: Value, name: str) -> str | None:
+        """The arena's view for a value as an expression, or None where its kernel allocates it."""
+        type_ = value.type
+        if value not in self.placements or not isinstance(type_, TensorType) or not type_.is_static:
+            return None
+        start = self.placements[value]
+        flat = f"memory[{start}:{start + int(type_.nbytes)}].view({type_.dtype})"
+        if type_.memory_format == CONTIGUOUS:
+            self.views[name] = f"{flat}.view({list(type_.shape)})"
+        elif type_.memory_format == CHANNELS_LAST:
+            n, c, h, w = type_.shape
+            self.views[name] = f"{flat}.view({[n, h, w, c]}).permute(0, 3, 1, 2)"
+        else:
+            return None
+        return f"m.{name}"
 
     def source(self) -> list[str]:
-        return []
+        """The class whose objects hold the memory of one call each, or nothing where no value lies in it."""
+        if not self.views:
+            return []
+        return [
+            "arenas = []  # free ones; a call in flight takes one out",
+            "",
+            "",
+            "class Arena:",
+            '    """The memory of one call, and the views of it that the call writes to."""',
+            "",
+            "    def __init__(self):",
+            f"        memory = torch.empty({self.bytes}, dtype=torch.uint8)",
+            *(f"        self.{name} = {view}" for name, view in self.views.items()),
+        ]
 
     def comment(self) -> list[str]:
-        return []
+        return [f"# {self.summary}"] if self.summary else []
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"

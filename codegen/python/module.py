@@ -15,7 +15,9 @@ from capture.ir import Constant, Fusion, Graph, Node, ScalarType, TensorType, Va
 from capture.ir.text import names
 from codegen.python.arena import ArenaLayout
 from codegen.python.kernels import KERNELS, PRELUDE
-from codegen.python.ops import call_text, has_inplace, has_out
+from codegen.python.ops import call_text
+from codegen.python.regions import region_lines
+from passes.destinations import in_place_form, out_form
 
 aten = torch.ops.aten
 _COMMENT_COLUMN = 100
@@ -48,7 +50,7 @@ def emit(graph: Graph, *, title: str = "") -> str:
 
 
 class Writer:
-    """Prints one graph. Kernels call `text`, `packed`, `uses` and `overwrites`."""
+    """Prints one graph. Kernels and regions call the methods of the first section."""
 
     def __init__(self, graph: Graph, title: str = "") -> None:
         self.graph = graph
@@ -97,8 +99,28 @@ class Writer:
         return name
 
     def overwrites(self, node: Node, operand: int | None) -> bool:
-        """Whether the memory plan lets this node write its result over that operand."""
-        return operand is not None and self.arena.shared(node.results[0], node.operands[operand])
+        """Whether the memory plan has this node write its result over that operand."""
+        return operand is not None and self.arena.overwritten(node.results[0]) is node.operands[operand]
+
+    def destination(self, node: Node) -> str | None:
+        """The memory that the plan gives the node's only result, or None where the operator allocates it."""
+        if len(node.results) != 1:
+            return None
+        value = node.results[0]
+        if value in self.arena.in_place:
+            operand = self.arena.overwritten(value)
+            return self.names[operand] if operand is not None else None
+        return self.arena.view(value, self.names[value])
+
+    def call(self, node: Node, destination: str | None = None) -> str:
+        """One ATen call; into `destination` where the operator can truly write there."""
+        args = [self.text(v) for v in node.operands]
+        keywords = [f"{k}={self.text(v)}" for k, v in node.kwargs.items()]
+        if destination is not None and (form := out_form(node.op)) is not None:
+            extra = [self.text(v) for v in form.extra]
+            return call_text(form.overload, [*args, *extra, *keywords, f"{form.out}={destination}"])
+        over_first = in_place_form(node.op) if destination is not None and args[0] == destination else None
+        return call_text(over_first or node.op, args + keywords)
 
     # -- the module ---------------------------------------------------------------------------------------
 
@@ -145,8 +167,7 @@ class Writer:
         for value in self.graph.inputs:
             self.names[value] = self._fresh(value.name or "arg")
         lines = [*self._bind_dims(self.graph.inputs)]
-        if self.arena.used:
-            lines.append("m = arenas.pop() if arenas else Arena()")
+        start = len(lines)
         dying = self._dying(self.graph)
         for node in self.graph.nodes:
             for result in node.results:
@@ -155,7 +176,8 @@ class Writer:
             lines += self._bind_dims(node.results)
         for target, value in self.graph.writebacks.items():
             lines.append(f"{self.text(target)}.copy_({self.text(value)})")
-        if self.arena.used:
+        if self.arena.views:
+            lines.insert(start, "m = arenas.pop() if arenas else Arena()")
             lines.append("arenas.append(m)")
         lines.append(f"return {self.text(self.graph.results)}")
         return lines
@@ -165,12 +187,10 @@ class Writer:
         if node.impl is not None and node.impl.kernel in KERNELS:
             return [f"{left}{KERNELS[node.impl.kernel](self, node)}"]
         if isinstance(node.op, Fusion):
-            return self._region(node)
+            return region_lines(self, node)
         if node.regions:
             return [f"{left}{self._cond(node)}"]
-        return [
-            f"{left}{self._call(node, self.arena.view(node.results[0]) if len(node.results) == 1 else None)}"
-        ]
+        return [f"{left}{self.call(node, self.destination(node))}"]
 
     def _targets(self, node: Node) -> str:
         if not node.results:
@@ -178,40 +198,6 @@ class Writer:
         many = len(node.results) > 1 or _returns_sequence(node)
         names = [self.names[v] for v in node.results]
         return f"{', '.join(names)}{',' if many and len(names) == 1 else ''} = "
-
-    def _call(self, node: Node, destination: str | None = None) -> str:
-        args = [self.text(v) for v in node.operands]
-        args += [f"{k}={self.text(v)}" for k, v in node.kwargs.items()]
-        if destination is not None and has_out(node.op):
-            args.append(f"out={destination}")
-        elif destination is not None and args[0] == destination and has_inplace(node.op):
-            return call_text(node.op, args).replace("(", "_(", 1)
-        return call_text(node.op, args)
-
-    def _region(self, node: Node) -> list[str]:
-        """A fusion without a kernel: its operators one by one, temporaries overwritten where they die."""
-        assert node.region is not None
-        region, result = node.region, self.names[node.results[0]]
-        self.names.update({p: self.text(o) for p, o in zip(region.inputs, node.operands, strict=True)})
-        inner = list(region.nodes)
-        last = {v: n for n in inner for v in n.operand_values}
-        destination = self.arena.view(node.results[0])
-        lines = []
-        for position, step in enumerate(inner):
-            value = step.results[0]
-            final = value is region.results[0]
-            self.names[value] = result if final else f"{result}_{position}"
-            reusable = next(
-                (v for v in step.operand_values if v.producer and last[v] is step and _fits(v, value)), None
-            )
-            where = destination if final and destination else (self.names[reusable] if reusable else None)
-            lines.append(f"{self.names[value]} = {self._call(step, where)}")
-            dead = [
-                self.names[v] for v in dict.fromkeys(step.operand_values) if v.producer and last[v] is step
-            ]
-            if dead:
-                lines[-1] += f"; del {', '.join(dead)}"
-        return lines
 
     def _cond(self, node: Node) -> str:
         """torch.cond as a Python conditional between two functions."""
@@ -320,10 +306,6 @@ def _returns_sequence(node: Node) -> bool:
         return True
     returns = node.op._schema.returns
     return len(returns) == 1 and str(returns[0].type).startswith("List")
-
-
-def _fits(old: Value, new: Value) -> bool:
-    return isinstance(old.type, TensorType) and old.type == new.type
 
 
 def _type_text(value: Any) -> str:
