@@ -1,4 +1,4 @@
-"""The one place that runs passes: timing, verification, dumps, history."""
+"""The one place that runs passes: timing, verification, dumps, history, the ledger."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from torch.utils._python_dispatch import _disable_current_modes
+
 from capture.errors import CaptureError, UsageError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
 from passes.base import Pass, PassRecord, make_pass
+from passes.ledger import carriers, record_fates
 from passes.pipelines import PIPELINES
 
 log = logging.getLogger("capture.passes")
@@ -29,25 +32,31 @@ def optimize(
     """Run a pipeline over a copy of the graph.
 
     Args:
-        level: 0 nothing, 1 clean-up and folding, 2 also fusion, layout, schedule and memory plan, 3 also slow searches.
+        level: 0 nothing, 1 clean-up and folding, 2 also fusion, layout, schedule and memory plan, 3 also slow
+            searches.
         disable: names of passes to leave out.
         passes: a pipeline of one's own, in place of the level's.
-        verify: check every invariant after each pass.
+        verify: check every invariant before the first pass and after each.
         dump_dir: where given, the graph's text after each pass is written there.
         progress: called with each pass's name before it runs.
 
     Returns:
-        A new graph; its `history` has a `PassRecord` per pass.
+        A new graph; its `history` has a `PassRecord` per pass, its `fates` a `Fate` per captured op that did
+        not simply stay.
 
     Raises:
         UsageError: unknown level or pass.
         CaptureError: a pass failed, or broke an invariant; the message names it.
     """
     if level not in PIPELINES:
-        raise UsageError(f"there is no optimisation level {level}", hint=f"one of {', '.join(map(str, PIPELINES))}")
+        raise UsageError(
+            f"there is no optimisation level {level}", hint=f"one of {', '.join(map(str, PIPELINES))}"
+        )
     pipeline = [make_pass(p) for p in (PIPELINES[level] if passes is None else passes)]
     left_out = {make_pass(name).name for name in disable}
     work = graph.clone()
+    if verify:
+        work.verify()
     if dump_dir is not None:
         write_aside(Path(dump_dir) / "00-captured.txt", str(work))
     for number, step in enumerate((p for p in pipeline if p.name not in left_out), start=1):
@@ -60,16 +69,23 @@ def optimize(
 
 
 def run_pass(graph: Graph, step: Pass, *, verify: bool = False) -> PassRecord:
-    """Run one pass on the graph itself and add its row to the history."""
-    before = len(graph.nodes)
+    """Run one pass on the graph itself; add its row to the history and its fates to the ledger."""
+    before, stood_for = len(graph.nodes), carriers(graph)
     start = time.perf_counter()
     try:
-        result = step.run(graph)
+        with _disable_current_modes():  # inside torch.compile a mode would turn new constants into fakes
+            result = step.run(graph)
         seconds = time.perf_counter() - start
         if verify:
             graph.verify()
     except CaptureError as error:
-        raise CaptureError(f"the pass {step.name} failed: {error.what}", where=error.where, why=error.why, hint=error.hint) from error
+        raise CaptureError(
+            f"the pass {step.name} failed: {error.what}", where=error.where, why=error.why, hint=error.hint
+        ) from error
+    except Exception as error:
+        error.add_note(f"in the pass {step.name}")
+        raise
+    record_fates(graph, step.name, stood_for, result.fates, step.reason)
     record = PassRecord(step.name, seconds, result.changed, before, len(graph.nodes), result.stats)
     graph.history.append(record)
     log.debug("%s: %d -> %d nodes, %s", step.name, before, record.nodes_after, dict(result.stats))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 CLEAN = (
-    "simplify",  # identities first: what they leave behind is found equal or dead below
+    "simplify",  # identities first: what they leave behind is found constant, equal or dead below
     "fold-constants",
     "eliminate-common-subexpressions",
     "eliminate-dead-code",
@@ -12,10 +12,9 @@ CLEAN = (
 PIPELINES: dict[int, tuple[str, ...]] = {
     0: (),
     1: (
-        "recompose",  # lift decomposed ops, so that every later pass sees one vocabulary
         *CLEAN,
-        "fold-batch-norm",  # after folding of constants: its statistics may only then be constants
-        "eliminate-dead-code",
+        "fold-batch-norm",  # after clean-up: dropout between, or computed statistics, would hide the pair
+        "eliminate-dead-code",  # the weights from before the folding
     ),
 }
 PIPELINES[2] = (

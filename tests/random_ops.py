@@ -173,7 +173,9 @@ def reshape(b: Builder) -> None:
         y = b.add(aten.unsqueeze.default, [x, at], bound=b.bounds[x])
         b.add(aten.squeeze.dim, [y, at], bound=b.bounds[x])
     elif kind in ("unsqueeze", "squeeze"):
-        op = aten.unsqueeze.default if kind == "unsqueeze" else aten.squeeze.dim
+        # Capture would not squeeze a symbolic axis without knowing whether its size is 1.
+        squeezes = kind == "squeeze" and isinstance(shape[at], int)
+        op = aten.squeeze.dim if squeezes else aten.unsqueeze.default
         b.add(op, [x, at], bound=b.bounds[x])
     elif kind == "flatten":
         b.add(aten.flatten.using_ints, [x, at, len(shape) - 1], bound=b.bounds[x])
