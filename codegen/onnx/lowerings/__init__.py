@@ -1,0 +1,43 @@
+"""Lowerings of ATen operators to ONNX, by kind. Importing this package fills the table."""
+
+from codegen.onnx.lowerings import (
+    activation,
+    arithmetic,
+    attention,
+    control,
+    convolution,
+    creation,
+    indexing,
+    matmul,
+    move,
+    norm,
+    pointwise,
+    pool,
+    recurrent,
+    reduction,
+    resize,
+    scatter,
+    sort,
+    view,
+)
+
+__all__ = [
+    "activation",
+    "arithmetic",
+    "attention",
+    "control",
+    "convolution",
+    "creation",
+    "indexing",
+    "matmul",
+    "move",
+    "norm",
+    "pointwise",
+    "pool",
+    "recurrent",
+    "reduction",
+    "resize",
+    "scatter",
+    "sort",
+    "view",
+]

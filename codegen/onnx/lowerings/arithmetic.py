@@ -1,0 +1,246 @@
+"""Arithmetic, comparison and logic of two operands: both are cast to the type that torch computes in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as oir
+import torch
+
+from capture.ir.graph import Value
+from capture.ir.types import TensorType
+from codegen.onnx.builder import Builder
+from codegen.onnx.table import lowers
+
+aten = torch.ops.aten
+
+
+def result_dtype(op: Builder) -> torch.dtype:
+    return op.result.dtype
+
+
+def compare_dtype(a: Any, b: Any) -> torch.dtype:
+    """The type in which torch compares two operands (tensors, tensors of shape [], numbers)."""
+    return torch.result_type(_stand_in(a), _stand_in(b))
+
+
+def _stand_in(operand: Any) -> Any:
+    """Something of the operand's dtype and kind for torch's promotion rules."""
+    if not isinstance(operand, Value):
+        return operand if isinstance(operand, (bool, int, float)) else 1
+    if isinstance(operand.type, TensorType):
+        return torch.empty([0] * operand.type.rank, dtype=operand.type.dtype, device="meta")
+    return {"bool": True, "int": 1, "float": 1.0}[operand.type.kind]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """A type that ONNX computes in, for narrow integers; overflow wraps when the result is cast back."""
+    return torch.int32 if dtype in (torch.int8, torch.uint8, torch.int16) else dtype
+
+
+def back(op: Builder, value: oir.Value, computed: torch.dtype) -> oir.Value:
+    return value if computed == op.result.dtype else op.cast(value, op.result.dtype)
+
+
+@lowers(aten.add, aten.sub, aten.rsub)
+def add(op: Builder, a: Any, b: Any, alpha: Any = 1) -> oir.Value:
+    name = op.node.op._schema.name.removeprefix("aten::")
+    dtype = result_dtype(op)
+    if dtype == torch.bool:  # torch adds booleans as "or", and subtracts none
+        return op.Or(op.cast(a, dtype), op.cast(b, dtype))
+    if name == "rsub":
+        a, b = b, a
+        if alpha != 1:
+            return op.Sub(op.cast(a, dtype), op.Mul(op.cast(b, dtype), op.cast(alpha, dtype)))
+    second = op.cast(b, dtype)
+    if alpha != 1:
+        second = op.Mul(second, op.cast(alpha, dtype))
+    return op.call("Add" if name == "add" else "Sub", op.cast(a, dtype), second)
+
+
+@lowers(aten.mul)
+def mul(op: Builder, a: Any, b: Any) -> oir.Value:
+    dtype = result_dtype(op)
+    return op.call("And" if dtype == torch.bool else "Mul", op.cast(a, dtype), op.cast(b, dtype))
+
+
+@lowers(aten.div, aten.true_divide, aten.divide)
+def div(op: Builder, a: Any, b: Any, rounding_mode: str | None = None) -> oir.Value:
+    if rounding_mode == "floor":
+        return floor_divide(op, a, b)
+    dtype = result_dtype(op)
+    quotient = op.Div(op.cast(a, dtype), op.cast(b, dtype))
+    if rounding_mode == "trunc" and dtype.is_floating_point:
+        return truncate(op, quotient)
+    return quotient  # ONNX's integer Div truncates
+
+
+@lowers(aten.floor_divide)
+def floor_divide(op: Builder, a: Any, b: Any) -> oir.Value:
+    dtype = result_dtype(op)
+    x, y = op.cast(a, dtype), op.cast(b, dtype)
+    if dtype.is_floating_point:
+        return op.Floor(op.Div(x, y))
+    return op.Div(op.Sub(x, op.Mod(x, y)), y)
+
+
+def truncate(op: Builder, x: oir.Value) -> oir.Value:
+    return op.Where(op.Less(x, op.cast(0, op.result.dtype)), op.Ceil(x), op.Floor(x))
+
+
+@lowers(aten.remainder)
+def remainder(op: Builder, a: Any, b: Any) -> oir.Value:
+    """The remainder with the divisor's sign. ONNX has it for integers only."""
+    dtype = result_dtype(op)
+    x, y = op.cast(a, dtype), op.cast(b, dtype)
+    if not dtype.is_floating_point:
+        return op.Mod(x, y)
+    zero = op.cast(0, dtype)
+    rest = op.Mod(x, y, fmod=1)
+    signs_differ = op.Xor(op.Less(rest, zero), op.Less(y, zero))
+    wrong = op.And(op.Not(op.Equal(rest, zero)), signs_differ)
+    return op.Where(wrong, op.Add(rest, y), rest)
+
+
+@lowers(aten.fmod)
+def fmod(op: Builder, a: Any, b: Any) -> oir.Value:
+    dtype = result_dtype(op)
+    return op.Mod(op.cast(a, dtype), op.cast(b, dtype), fmod=1)
+
+
+@lowers(aten.pow)
+def power(op: Builder, a: Any, b: Any) -> oir.Value:
+    dtype = wide(result_dtype(op))
+    base = op.cast(a, dtype)
+    if b == 2:
+        made = op.Mul(base, base)
+    elif b == 0.5:
+        made = op.Sqrt(base)
+    else:
+        made = op.Pow(base, op.cast(b, dtype))
+    return back(op, made, dtype)
+
+
+@lowers(aten.maximum, aten.max.other, aten.fmax)
+def maximum(op: Builder, a: Any, b: Any) -> oir.Value:
+    return _extreme(op, "Max", "Or", a, b)
+
+
+@lowers(aten.minimum, aten.min.other, aten.fmin)
+def minimum(op: Builder, a: Any, b: Any) -> oir.Value:
+    return _extreme(op, "Min", "And", a, b)
+
+
+def _extreme(op: Builder, name: str, of_booleans: str, a: Any, b: Any) -> oir.Value:
+    dtype = wide(result_dtype(op))
+    made = op.call(of_booleans if dtype == torch.bool else name, op.cast(a, dtype), op.cast(b, dtype))
+    return back(op, made, dtype)
+
+
+@lowers(aten.atan2)
+def atan2(op: Builder, a: Any, b: Any) -> oir.Value:
+    """The angle of (b, a): atan(a / b), moved by pi on the left half-plane, by the sign of a on its axis."""
+    dtype = result_dtype(op)
+    y, x = op.cast(a, dtype), op.cast(b, dtype)
+    zero = op.cast(0.0, dtype)
+    below, left = op.Less(y, zero), op.Less(x, zero)
+    turn = op.Where(below, op.cast(-torch.pi, dtype), op.cast(torch.pi, dtype))
+    angle = op.Atan(op.Div(y, x))
+    angle = op.Where(left, op.Add(angle, turn), angle)
+    origin = op.And(op.Equal(x, zero), op.Equal(y, zero))
+    return op.Where(origin, zero, angle)
+
+
+_COMPARISONS = {
+    aten.eq: "Equal",
+    aten.lt: "Less",
+    aten.le: "LessOrEqual",
+    aten.gt: "Greater",
+    aten.ge: "GreaterOrEqual",
+}
+
+
+@lowers(*_COMPARISONS)
+def compare(op: Builder, a: Any, b: Any) -> oir.Value:
+    name = _COMPARISONS[op.node.op.overloadpacket]
+    dtype = compare_dtype(a, b)
+    if dtype == torch.bool and name != "Equal":  # ONNX orders numbers only
+        dtype = torch.int32
+    return op.call(name, op.cast(a, dtype), op.cast(b, dtype))
+
+
+@lowers(aten.ne)
+def not_equal(op: Builder, a: Any, b: Any) -> oir.Value:
+    dtype = compare_dtype(a, b)
+    return op.Not(op.Equal(op.cast(a, dtype), op.cast(b, dtype)))
+
+
+_LOGICAL = {aten.logical_and: "And", aten.logical_or: "Or", aten.logical_xor: "Xor"}
+
+
+@lowers(*_LOGICAL)
+def logical(op: Builder, a: Any, b: Any) -> oir.Value:
+    return op.call(_LOGICAL[op.node.op.overloadpacket], op.cast(a, torch.bool), op.cast(b, torch.bool))
+
+
+_BITWISE = {aten.bitwise_and: "And", aten.bitwise_or: "Or", aten.bitwise_xor: "Xor"}
+
+
+@lowers(*_BITWISE, aten.__and__, aten.__or__, aten.__xor__)
+def bitwise(op: Builder, a: Any, b: Any) -> oir.Value:
+    name = op.node.op._schema.name.removeprefix("aten::").strip("_").removeprefix("bitwise_").capitalize()
+    dtype = result_dtype(op)
+    return op.call(name if dtype == torch.bool else f"Bitwise{name}", op.cast(a, dtype), op.cast(b, dtype))
+
+
+_SHIFTS = {"lshift": "LEFT", "left": "LEFT", "rshift": "RIGHT", "right": "RIGHT"}
+
+
+@lowers(aten.__lshift__, aten.__rshift__, aten.bitwise_left_shift, aten.bitwise_right_shift)
+def shift(op: Builder, a: Any, b: Any) -> oir.Value:
+    """By way of products and floored quotients of powers of two: ONNX shifts unsigned integers only."""
+    name = (
+        op.node.op._schema.name.removeprefix("aten::").strip("_").removeprefix("bitwise_").partition("_")[0]
+    )
+    dtype = wide(result_dtype(op))
+    x = op.cast(a, dtype)
+    factor = op.cast(op.Pow(op.cast(2.0, torch.float64), op.cast(b, torch.float64)), dtype)
+    if _SHIFTS[name] == "LEFT":
+        return back(op, op.Mul(x, factor), dtype)
+    return back(op, op.Div(op.Sub(x, op.Mod(x, factor)), factor), dtype)
+
+
+@lowers(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
+def where(op: Builder, condition: Any, a: Any, b: Any) -> oir.Value:
+    dtype = wide(result_dtype(op))
+    return back(op, op.Where(op.cast(condition, torch.bool), op.cast(a, dtype), op.cast(b, dtype)), dtype)
+
+
+@lowers(aten.masked_fill)
+def masked_fill(op: Builder, x: Any, mask: Any, fill: Any) -> oir.Value:
+    return where(op, mask, fill, x)
+
+
+@lowers(aten.addcmul)
+def addcmul(op: Builder, x: Any, a: Any, b: Any, value: Any = 1) -> oir.Value:
+    return _add_scaled(op, x, "Mul", a, b, value)
+
+
+@lowers(aten.addcdiv)
+def addcdiv(op: Builder, x: Any, a: Any, b: Any, value: Any = 1) -> oir.Value:
+    return _add_scaled(op, x, "Div", a, b, value)
+
+
+def _add_scaled(op: Builder, x: Any, name: str, a: Any, b: Any, factor: Any) -> oir.Value:
+    dtype = result_dtype(op)
+    term = op.call(name, op.cast(a, dtype), op.cast(b, dtype))
+    if factor != 1:
+        term = op.Mul(term, op.cast(factor, dtype))
+    return op.Add(op.cast(x, dtype), term)
+
+
+@lowers(aten.lerp)
+def lerp(op: Builder, start: Any, end: Any, weight: Any) -> oir.Value:
+    dtype = result_dtype(op)
+    first = op.cast(start, dtype)
+    return op.Add(first, op.Mul(op.cast(weight, dtype), op.Sub(op.cast(end, dtype), first)))

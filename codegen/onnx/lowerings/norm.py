@@ -1,0 +1,122 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as oir
+import torch
+
+from codegen.onnx.builder import Builder
+from codegen.onnx.table import lowers
+
+aten = torch.ops.aten
+
+
+@lowers(aten.layer_norm)
+def layer_norm(
+    op: Builder, x: Any, shape: list[int], weight: Any, bias: Any, eps: float, _cudnn: Any
+) -> oir.Value:
+    return op.LayerNormalization(x, _scale(op, weight, shape), bias, axis=-len(shape), epsilon=float(eps))
+
+
+@lowers(aten.native_layer_norm)
+def native_layer_norm(op: Builder, x: Any, shape: list[int], weight: Any, bias: Any, eps: float) -> Any:
+    scale = _scale(op, weight, shape)
+    return op.LayerNormalization(x, scale, bias, axis=-len(shape), epsilon=float(eps), outputs=3)
+
+
+@lowers(aten.rms_norm, aten._fused_rms_norm)
+def rms_norm(op: Builder, x: Any, shape: list[int], weight: Any, eps: float | None) -> Any:
+    """torch's default for eps is the machine epsilon of the type that it computes in."""
+    dtype = op.result.dtype
+    computed = torch.float64 if dtype == torch.float64 else torch.float32
+    eps = torch.finfo(computed).eps if eps is None else float(eps)
+    if op.opset >= 23:
+        return op.RMSNormalization(x, _scale(op, weight, shape), axis=-len(shape), epsilon=eps)
+    value = op.cast(x, computed)
+    mean = op.ReduceMean(op.Mul(value, value), list(range(-len(shape), 0)), keepdims=1)
+    scaled = op.cast(op.Div(value, op.Sqrt(op.Add(mean, op.cast(eps, computed)))), dtype)
+    return scaled if weight is None else op.Mul(scaled, weight)
+
+
+def _scale(op: Builder, weight: Any, shape: list[int]) -> Any:
+    """ONNX wants a scale always."""
+    return op.const(torch.ones(shape), op.result.dtype) if weight is None else weight
+
+
+@lowers(
+    aten._native_batch_norm_legit_no_training, aten.batch_norm, aten._native_batch_norm_legit,
+    aten._native_batch_norm_legit_functional, aten.native_batch_norm, aten._batch_norm_no_update,
+)  # fmt: skip
+def batch_norm(op: Builder, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any) -> oir.Value:
+    """With the running statistics. Those of the batch belong to training."""
+    named = {a.name: v for a, v in zip(op.node.op._schema.arguments[5:], rest, strict=False)}
+    if named.get("training", False) or mean is None:
+        raise op.unsupported("the model was captured in training mode; call model.eval() before capture")
+    channels = mean.type.shape
+    dtype = mean.type.dtype
+    scale = op.const(torch.ones(channels), dtype) if weight is None else weight
+    shift = op.const(torch.zeros(channels), dtype) if bias is None else bias
+    return op.BatchNormalization(x, scale, shift, mean, var, epsilon=float(named["eps"]))
+
+
+@lowers(aten.group_norm)
+def group_norm(
+    op: Builder, x: Any, groups: int, weight: Any, bias: Any, eps: float, _cudnn: Any
+) -> oir.Value:
+    return _group_norm(op, x, groups, weight, bias, eps)
+
+
+@lowers(aten.native_group_norm)
+def native_group_norm(
+    op: Builder, x: Any, weight: Any, bias: Any, _n: Any, _c: Any, _hw: Any, groups: int, eps: float
+) -> oir.Value:
+    return _group_norm(op, x, groups, weight, bias, eps)
+
+
+def _group_norm(op: Builder, x: Any, groups: int, weight: Any, bias: Any, eps: float) -> oir.Value:
+    """Instance norm over [N, groups, the rest], which every runtime has, then scale and shift by channel."""
+    dtype = op.result.dtype
+    ones = op.const(torch.ones(groups), dtype)
+    zeros = op.const(torch.zeros(groups), dtype)
+    grouped = op.InstanceNormalization(op.Reshape(x, [0, groups, -1]), ones, zeros, epsilon=float(eps))
+    made = op.Reshape(grouped, op.Shape(x))
+    return _by_channel(op, made, x.type.rank, weight, bias)
+
+
+@lowers(aten.instance_norm)
+def instance_norm(
+    op: Builder,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    use_input_stats: bool,
+    _m: Any,
+    eps: float,
+    _c: Any,
+) -> oir.Value:
+    if not use_input_stats:
+        return batch_norm_of(op, x, weight, bias, mean, var, eps)
+    dtype = op.result.dtype
+    channels = x.type.shape[1]
+    scale = op.const(torch.ones(channels), dtype) if weight is None else weight
+    shift = op.const(torch.zeros(channels), dtype) if bias is None else bias
+    return op.InstanceNormalization(x, scale, shift, epsilon=float(eps))
+
+
+def batch_norm_of(op: Builder, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> oir.Value:
+    scale = op.const(torch.ones(mean.type.shape), mean.type.dtype) if weight is None else weight
+    shift = op.const(torch.zeros(mean.type.shape), mean.type.dtype) if bias is None else bias
+    return op.BatchNormalization(x, scale, shift, mean, var, epsilon=float(eps))
+
+
+def _by_channel(op: Builder, x: oir.Value, rank: int, weight: Any, bias: Any) -> oir.Value:
+    shape = [-1] + [1] * (rank - 2)
+    if weight is not None:
+        x = op.Mul(x, op.Reshape(weight, shape))
+    if bias is not None:
+        x = op.Add(x, op.Reshape(bias, shape))
+    return x

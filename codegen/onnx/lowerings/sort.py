@@ -1,0 +1,73 @@
+"""Sorting, the largest k, one-hot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as oir
+import torch
+
+from codegen.onnx.builder import Builder
+from codegen.onnx.lowerings.arithmetic import wide
+from codegen.onnx.table import lowers
+
+aten = torch.ops.aten
+
+
+@lowers(aten.topk)
+def topk(op: Builder, x: Any, k: Any, dim: int = -1, largest: bool = True, in_order: bool = True) -> Any:
+    return _top(op, x, k, dim, largest)
+
+
+@lowers(aten.sort.default)
+def sort(op: Builder, x: Any, dim: int = -1, descending: bool = False) -> Any:
+    return _top(op, x, _size(x, dim), dim, descending)
+
+
+@lowers(aten.sort.stable)
+def sort_stable(op: Builder, x: Any, *, stable: Any = None, dim: int = -1, descending: bool = False) -> Any:
+    return _top(op, x, _size(x, dim), dim, descending)
+
+
+@lowers(aten.argsort.default)
+def argsort(op: Builder, x: Any, dim: int = -1, descending: bool = False) -> oir.Value:
+    return _top(op, x, _size(x, dim), dim, descending)[1]
+
+
+@lowers(aten.argsort.stable)
+def argsort_stable(
+    op: Builder, x: Any, *, stable: bool, dim: int = -1, descending: bool = False
+) -> oir.Value:
+    return _top(op, x, _size(x, dim), dim, descending)[1]
+
+
+def _size(x: Any, dim: int) -> Any:
+    return x.type.shape[dim] if x.type.rank else 1
+
+
+def _top(op: Builder, x: Any, k: Any, dim: int, largest: bool) -> tuple[oir.Value, oir.Value]:
+    """Among equals ONNX takes the first one first, as a stable sort does."""
+    dtype = x.type.dtype
+    computed = torch.int32 if dtype == torch.bool else wide(dtype)
+    value = op.cast(x, computed)
+    if not x.type.rank:
+        return op.cast(value, dtype), op.const(0)
+    values, indices = op.TopK(value, op.vector([k]), axis=dim, largest=int(largest), sorted=1, outputs=2)
+    return values if computed == dtype else op.cast(values, dtype), indices
+
+
+@lowers(aten.one_hot)
+def one_hot(op: Builder, x: Any, classes: int = -1) -> oir.Value:
+    return op.OneHot(x, op.const([op.result.shape[-1]]), op.const([0, 1]))
+
+
+@lowers(aten.bucketize.Tensor, aten.searchsorted.Tensor)
+def bucketize(op: Builder, first: Any, second: Any, *, right: bool = False, **others: Any) -> oir.Value:
+    """The number of boundaries below each value: counted against all of them."""
+    values, bounds = (second, first) if op.node.is_op(aten.searchsorted) else (first, second)
+    if bounds.type.rank != 1 or set(others) - {"out_int32"}:
+        raise op.unsupported("sorted sequences of several dimensions, or a sorter")
+    dtype = torch.promote_types(values.type.dtype, bounds.type.dtype)
+    below = "LessOrEqual" if right else "Less"
+    hits = op.call(below, op.cast(bounds, dtype), op.Unsqueeze(op.cast(values, dtype), [-1]))
+    return op.cast(op.ReduceSum(op.cast(hits, torch.int64), [-1], keepdims=0), op.result.dtype)
