@@ -64,8 +64,8 @@ def choose(
             if not verdict:
                 raise CaptureError(f"not right: {verdict.reason}")
             built[backend] = executable
-        except (CaptureError, ImportError, RuntimeError, NotImplementedError) as error:
-            out.append(Candidate(backend, None, str(error).splitlines()[0]))
+        except Exception as error:  # whatever a backend dies of, eager is left
+            out.append(Candidate(backend, None, _reason(error)))
     say("compile: measure backends")
     given, given_kw = clone_inputs((tuple(args), dict(kwargs)))
     medians = _medians(built, flatten_inputs(captured, given, given_kw), made.buffers)
@@ -79,9 +79,15 @@ def _without_inputs(build: Callable[[str], Executable], eager: Executable) -> Ch
     """Nothing to measure or judge with: generated code where there is some, else eager."""
     try:
         return Choice(build("aten"), [Candidate("aten", None, "no example inputs to measure with")], None)
-    except CaptureError as error:
-        reason = str(error).splitlines()[0]
-        return Choice(eager, [Candidate("eager", None, ""), Candidate("aten", None, reason)], None)
+    except Exception as error:
+        rows = [Candidate("eager", None, ""), Candidate("aten", None, _reason(error))]
+        return Choice(eager, rows, None)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says; what kind of error, where it is not ours."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return text if isinstance(error, CaptureError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _medians(

@@ -13,7 +13,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from capture import capture
-from capture.errors import CaptureError, UsageError
+from capture.errors import UsageError
 from capture.ir import Graph
 from capture.ir.interpreter import flatten_inputs
 from passes import optimize
@@ -74,8 +74,7 @@ class Compiled:
 
     def __post_init__(self) -> None:
         self._inputs = InputGuards(self.captured)
-        # Eager reads the module's own weights: there is nothing to go stale.
-        self._weights = WeightGuards(self.captured, None if self.backend == "eager" else self.module)
+        self._weights = self._guard_weights()
         self._lock = threading.Lock()
         self._flat_args = _is_flat(self.captured)
 
@@ -90,7 +89,7 @@ class Compiled:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         flat = args if self._flat_args and not kwargs else flatten_inputs(self.captured, args, kwargs)
         self._inputs.check(flat)
-        if not self._weights.fresh:
+        if self._weights is not None and not self._weights.fresh:
             self._refreeze()
         with torch.no_grad():
             results = self.executable(*flat)
@@ -99,24 +98,21 @@ class Compiled:
             return results[0] if len(results) == 1 else tuple(results)
         return pytree.tree_unflatten(results, spec)
 
+    def _guard_weights(self) -> WeightGuards | None:
+        """Eager reads the module's own weights: there is nothing to go stale."""
+        return None if self.backend == "eager" else WeightGuards(self.captured, self.module)
+
     def _refreeze(self) -> None:
-        """Fold and pack again from the module's weights as they are now."""
+        """Fold and pack again from the weights as they are now."""
         with self._lock:
-            if self._weights.fresh:  # another thread was here first
+            if self._weights is None or self._weights.fresh:  # another thread was here first
                 return
             for name, tensor in self._weights.current().items():
-                constant = self.captured.constants[name]
-                wanted = constant.tensor_type
-                if (tensor.dtype, tuple(tensor.shape)) != (wanted.dtype, wanted.shape):
-                    raise CaptureError(
-                        f"the weight {name} is {tensor.dtype} {list(tensor.shape)} now, it was {wanted}",
-                        hint="compile the module again",
-                    )
-                constant.tensor = tensor
+                self.captured.constants[name].tensor = tensor
+            watch = self._guard_weights()  # from before they are read: a change meanwhile is not missed
             graph = self.recipe.optimize(self.captured)
             self.executable = make_executable(self.backend, graph, self.captured, self.module, self.recipe)
-            self.graph = graph
-            self._weights = WeightGuards(self.captured, self.module)
+            self.graph, self._weights = graph, watch
             self.recompiles += 1
 
     def save(self, folder: str | Path) -> None:
