@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from capture.ir import Fusion, Graph, Node, TensorType, Trait, Value, has, op_name
+from passes.aliases import may_share
 from passes.base import Pass, PassResult, register_pass
 from passes.regions import make_region
 
@@ -104,12 +105,17 @@ def pointwise_trees(graph: Graph, max_ops: int) -> list[list[Node]]:
 
 
 def is_fusable(node: Node) -> bool:
-    """A pure pointwise operator with one tensor result."""
+    """A pure pointwise operator with one tensor result in memory of its own.
+
+    Generated code overwrites a region's temporaries: one that is an input itself (a cast to the dtype it has)
+    may not be among them.
+    """
     return (
         len(node.results) == 1
         and not node.regions
         and has(node.op, Trait.POINTWISE)
-        and not has(node.op, Trait.EFFECTFUL | Trait.RANDOM | Trait.MOVE | Trait.VIEW)
+        and not has(node.op, Trait.EFFECTFUL | Trait.RANDOM | Trait.MOVE)
+        and not may_share(node.op)
         and isinstance(node.results[0].type, TensorType)
     )
 
