@@ -9,12 +9,13 @@ viz.report(report, "report.html")    everything on one page, in one file
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
 
-__all__ = ["diff", "memory", "svg"]
+__all__ = ["diff", "memory", "report", "svg"]
 
 PathLike = str | os.PathLike[str]
 
@@ -78,6 +79,28 @@ def diff(a: Graph, b: Graph, path: PathLike | None = None, *, fold: bool = True)
     from viz.difference import diff_svg
 
     return _written(diff_svg(a, b, folded=fold), path)
+
+
+def report(
+    report: Any, path: PathLike, *, graphs: Mapping[str, Graph] | None = None, plan: Any = None
+) -> str:
+    """Write a report as one HTML file that needs no network.
+
+    Args:
+        report: a Report, or the dictionary of its JSON.
+        path: the file to write.
+        graphs: "captured" and "optimized", to be drawn folded and unfolded.
+        plan: a MemoryPlan; without it the plan of the optimised graph, or the report's own timeline is drawn.
+
+    Returns:
+        The HTML text.
+
+    Raises:
+        CaptureError: jinja2, pydot or pygraphviz is missing, or the file cannot be written.
+    """
+    from viz.page import report_html
+
+    return _written(report_html(report, graphs or {}, plan), path)
 
 
 def _written(text: str, path: PathLike | None) -> str:

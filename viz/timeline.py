@@ -14,8 +14,8 @@ from viz.labels import kind_of_name
 from viz.style import KINDS, human_bytes, shorten, stylesheet, text_width
 
 PLOT_HEIGHT = 380.0
-LEFT, RIGHT, TOP, BOTTOM = 78.0, 150.0, 132.0, 34.0  # around the plot, for axes and headings
-_NAIVE = 96.0  # where the naive level is drawn: above the break in the axis
+LEFT, RIGHT, TOP, BOTTOM = 78.0, 24.0, 140.0, 34.0  # around the plot, for axes and headings
+_NAIVE = 100.0  # where the naive level is drawn: above the break in the axis
 _HOLDERS = 6
 
 _CSS = """
@@ -23,6 +23,7 @@ _CSS = """
 .tc .bound{stroke:#2f8f5b;stroke-width:1.6;stroke-dasharray:6 4}
 .tc .naive{stroke:#c2504f;stroke-width:1.6}
 .tc .measured{stroke:#8a94a3;stroke-width:1.4;stroke-dasharray:2 3}
+.tc .planned{stroke:#8a94a3;stroke-width:1.4}
 .tc .tb{fill:#23774a}
 .tc .tn{fill:#b23c3b}
 .tc .axis{fill:none;stroke:#a9b0ba}
@@ -30,20 +31,20 @@ _CSS = """
 .tc .step{fill:transparent}
 .tc .step:hover{fill:rgba(120,130,150,.16)}
 .tc .v:hover rect{stroke-width:2}
-.tc .callee{fill-opacity:.5}
-.tc .holds{stroke:#d9480f}
+.tc rect.callee{fill-opacity:.5}
+.tc rect.holds{stroke:#d9480f}
 .tc .mark{fill:#d9480f}
 .tc .over{pointer-events:none}
 @media (prefers-color-scheme:dark){
 .tc .live{stroke:#e3e8ee}
 .tc .bound{stroke:#54ac7d}
 .tc .naive{stroke:#e07b79}
-.tc .measured{stroke:#76818f}
+.tc .measured,.tc .planned{stroke:#76818f}
 .tc .tb{fill:#6cc294}
 .tc .tn{fill:#ee9290}
 .tc .axis{stroke:#5b6572}
 .tc .grid{stroke:#232b35}
-.tc .holds{stroke:#ff8a50}
+.tc rect.holds{stroke:#ff8a50}
 .tc .mark{fill:#ff8a50}
 }
 """.replace("\n", "")
@@ -130,7 +131,7 @@ class _Painter:
     def __init__(self, timeline: Timeline) -> None:
         self.t = timeline
         self.count = max(len(timeline.steps), 1)
-        self.plot_width = min(1500.0, max(640.0, self.count * 14.0))
+        self.plot_width = min(1250.0, max(640.0, self.count * 14.0))
         self.top_bytes = max([timeline.arena, timeline.lower_bound, timeline.measured, *timeline.live, 1])
         self.peak = max(range(len(timeline.live)), key=timeline.live.__getitem__, default=-1)
         self.holders = sorted(
@@ -138,6 +139,7 @@ class _Painter:
             key=lambda b: (-b.size, b.first, b.name),
         )
         self.footer = self._footer()
+        self.captions: list[tuple[float, float]] = []  # heights and widths of what levels are called
 
     def x(self, step: float) -> float:
         return LEFT + self.plot_width * step / self.count
@@ -227,23 +229,27 @@ class _Painter:
         if t.live:
             stairs = (f"V{number(self.y(size))}H{number(self.x(i + 1))}" for i, size in enumerate(t.live))
             yield path("live", f"M{number(self.x(0))},{number(self.y(t.live[0]))}{''.join(stairs)}")
-        taken: list[float] = []
         levels = [("bound", "tb", "lower bound", t.lower_bound), ("measured", "m", "measured", t.measured)]
-        levels += [("", "m", "planned", t.arena)] if t.arena != t.lower_bound else []
+        levels += [("planned", "m", "planned", t.arena)] if t.arena != t.lower_bound else []
+        times = f" ({t.naive / t.arena:.1f} ×)" if t.arena else ""
+        yield _level("naive", _NAIVE, right) + self._caption(
+            _NAIVE, f"naive {human_bytes(t.naive)}{times}", "tn"
+        )
         for look, ink, label, size in levels:
             if size:
-                y = self.y(size) + 3.5
-                while any(abs(y - other) < 12 for other in taken):
-                    y += 12
-                taken.append(y)
-                yield _level(look, self.y(size), right) if look else ""
-                yield text(right + 8, y, f"{label} {human_bytes(size)}", f"s {ink}")
-        times = f" ({t.naive / t.arena:.1f} ×)" if t.arena else ""
-        yield _level("naive", _NAIVE, right)
-        yield text(right + 8, _NAIVE + 3.5, f"naive {human_bytes(t.naive)}{times}", "s tn")
+                y = self.y(size)
+                yield _level(look, y, right) + self._caption(y, f"{label} {human_bytes(size)}", ink)
         if self.holders:
             x, y = self.x(self.peak + 0.5), self.y(t.live[self.peak])
             yield path("mark", f"M{number(x - 5)},{number(y - 11)}h10l-5,8Z")
+
+    def _caption(self, y: float, told: str, ink: str) -> str:
+        """A level's name above its line, beside those of levels close by, at the end away from the peak."""
+        used = sum(width for other, width in self.captions if abs(other - y) < 12)
+        self.captions.append((y, text_width(told, 10.5) + 14))
+        if self.peak >= self.count / 2:
+            return text(LEFT + 8 + used, y - 5, told, f"s {ink} halo")
+        return text(self.x(self.count) - 8 - used, y - 5, told, f"s {ink} halo", "end")
 
     def _footer(self) -> list[str]:
         """Who holds the memory at the peak."""
