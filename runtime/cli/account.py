@@ -1,0 +1,210 @@
+"""The lines of the account that `run` prints: what was done, what it costs, whether it is right."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.text import Text
+
+from capture.ir import Graph
+from runtime.benchmark import Benchmark
+from runtime.cli.terminal import Terminal
+from runtime.compare import Parity
+from runtime.compile import Compiled
+
+__all__ = [
+    "backend_name", "count", "header", "size", "tell_capture", "tell_latency", "tell_memory", "tell_optimize",
+    "tell_parity", "took",
+]  # fmt: skip
+
+
+WIDE, NARROW = 25, 10  # columns of the lines on capture and optimisation
+
+
+def size(number: float | None) -> str:
+    """Bytes as people read them: 9.2 MB (of a million bytes)."""
+    if number is None:
+        return "-"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number:.0f} B"
+
+
+def count(number: float) -> str:
+    """25.6 M, 1.7 k, 12."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number:.0f}"
+
+
+def took(seconds: float) -> str:
+    """1.9 s, 12 ms, 0.3 ms."""
+    if seconds >= 0.995:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.00095 else f"{seconds * 1e3:.1f} ms"
+
+
+def header(
+    terminal: Terminal, model: str, title: str, parameters: int, dtype: str, inputs: Sequence[str]
+) -> None:
+    """What is at hand."""
+    shown = (
+        ["input " + ", ".join(inputs)]
+        if len(inputs) <= 4
+        else [f"{len(inputs)} inputs: {', '.join(inputs[:3])}, ..."]
+    )
+    terminal.line(Text(model, style="bold"), title, f"{count(parameters)} parameters", dtype, *shown)
+    terminal.print()
+
+
+def tell_capture(terminal: Terminal, graph: Graph, seconds: float) -> None:
+    attempts = [a for a in getattr(graph, "attempts", ()) if a[0] != graph.frontend and a[1]]
+    nodes = f"{len(graph.nodes)} nodes"
+    terminal.line(f"{graph.frontend:<{WIDE}}", f"{nodes:>{NARROW}}", took(seconds), label="capture")
+    for frontend, reason in attempts:
+        terminal.line(Text(f"{frontend} failed: {first_line(reason)}", style="dim"), indent=2)
+
+
+def tell_optimize(terminal: Terminal, captured: Graph, graph: Graph, level: str, seconds: float) -> None:
+    """The level and a line for each pass: nodes before and after, time, what it did."""
+    if not graph.history:
+        terminal.line(
+            Text("O0: the graph as captured; --optimize makes it fast", style="dim"), label="optimize"
+        )
+        return
+    nodes = f"{len(captured.nodes)} -> {len(graph.nodes)}"
+    terminal.line(f"{level:<{WIDE}}", f"{nodes:>{NARROW}}", took(seconds), label="optimize")
+    wide = max(len(record.name) for record in graph.history)
+    for record in graph.history:
+        nodes = f"{record.nodes_before:>4} -> {record.nodes_after:<4}"
+        row = Text(
+            f"  {record.name:<{wide}}  {nodes}  {took(record.seconds):>6}  ",
+            style="" if record.changed else "dim",
+        )
+        done = "" if record.name == "memory" else told(record.stats)  # it has a line of its own below
+        if len(row) + len(done) <= terminal.width or not done:
+            terminal.print(row.append(done))
+        else:
+            terminal.print(row)
+            terminal.line(done, indent=6)
+
+
+def told(stats: Mapping[str, Any]) -> str:
+    """``{"folded": 53, "kinds": {"conv+relu": 33}}`` as words: ``53 folded, 33 conv+relu``."""
+    words = []
+    for key, value in stats.items():
+        name = key.replace("_", " ")
+        if isinstance(value, Mapping):
+            words.append(told(value))
+        elif isinstance(value, bool) or value is None:
+            words.append(name if value else "")
+        elif isinstance(value, (int, float)):
+            shown = (
+                size(value) + " " + name.removesuffix(" bytes")
+                if key.endswith("_bytes")
+                else f"{value:g} {name}"
+            )
+            words.append(shown if value else "")
+        else:
+            words.append(f"{name} {value}" if value else "")
+    return ", ".join(filter(None, words))
+
+
+def tell_memory(terminal: Terminal, graph: Graph, measured: int | None, backend: str = "") -> None:
+    """Naive, planned and measured bytes of the activations; who holds the peak."""
+    plan = graph.memory_plan
+    parts = [] if measured is None else [f"{size(measured)} measured" + " in eager" * (backend == "eager")]
+    if plan is None:
+        if parts:
+            terminal.line(*parts, Text("no plan: it is made at level 2", style="dim"), label="memory")
+        return
+    bound = plan.lower_bound_bytes
+    tight = "= lower bound" if plan.arena_bytes == bound else f"lower bound {size(bound)}"
+    terminal.line(
+        f"{size(plan.naive_bytes)} naive", f"{size(plan.arena_bytes)} planned {tight}", *parts, label="memory"
+    )
+    holders = [plan.buffers[i] for i in plan.peak_holders]
+    if holders:
+        places = dict.fromkeys(b.location or b.op for b in sorted(holders, key=lambda b: -b.size))
+        shown = ", ".join(itertools.islice(places, 2)) + ", ..." * (len(places) > 2)
+        terminal.line(Text(f"peak held by {shown}", style="dim"), indent=11)
+
+
+def tell_parity(terminal: Terminal, parity: Parity) -> None:
+    verdict = Text("ok", style="bold green") if parity.ok else Text("FAILED", style="bold red")
+    if parity.error_vs_fp64 is not None:
+        errors = (
+            f"error vs fp64: ours {parity.error_vs_fp64:.1e}, eager {parity.eager_error_vs_fp64 or 0.0:.1e}"
+        )
+    elif parity.max_abs_error is not None:
+        errors = f"differs from eager by {parity.max_abs_error:.1e} at most"
+    else:
+        errors = "" if parity.integers_exact is None else "integers compared"
+    exact = {True: "integers exact", False: "integers differ", None: ""}[parity.integers_exact]
+    terminal.line(
+        errors, exact if errors != "integers compared" or parity.ok else "", verdict, label="parity"
+    )
+    if parity.reason:
+        terminal.line(Text(parity.reason, style="dim" if parity.ok else "red"), indent=11)
+
+
+def tell_latency(terminal: Terminal, compiled: Compiled, timing: Benchmark) -> None:
+    """Both medians, the ratio with its interval, and after how many calls the work is paid for."""
+    eager, ours = timing.rows[timing.baseline], next(reversed(timing.rows.values()))
+    low, high = timing.ratio_interval
+    clear = low > 1 or high < 1
+    ratio = Text(f"{timing.ratio:.2f}x [{low:.2f}, {high:.2f}]", style="bold green" if low > 1 else "bold")
+    threads = f"{timing.threads} thread{'s' * (timing.threads != 1)}"
+    terminal.line(
+        f"eager {milliseconds(eager.median)}",
+        f"ours {milliseconds(ours.median)}",
+        ratio,
+        f"{backend_name(compiled)}, {threads}",
+        label="latency",
+    )
+    saved = (eager.median - ours.median) / 1e3
+    if compiled.backend == "eager":
+        note = "eager is kept: nothing that is right was faster"
+    elif not clear:
+        note = f"no clear difference; the noise is {timing.noise_floor:.0%}"
+    elif saved <= 0:
+        note = "slower than eager: this backend was asked for; --backend auto would keep the fastest"
+    else:
+        calls = int(sum(compiled.seconds.values()) / saved) + 1
+        note = f"pays for itself after {calls:,} call{'s' * (calls != 1)}"
+    terminal.line(Text(note, style="dim"), indent=11)
+    for text in candidates(compiled, verbose=terminal.verbose > 0):
+        terminal.line(Text(text, style="dim"), indent=11)
+
+
+def candidates(compiled: Compiled, *, verbose: bool) -> Iterable[str]:
+    """Which backends were left out and why; when asked to say more, also what the others took."""
+    for candidate in compiled.candidates:
+        if candidate.reason:
+            yield f"{candidate.backend} left out: {candidate.reason}"
+        elif verbose and candidate.milliseconds is not None:
+            yield f"{candidate.backend} {milliseconds(candidate.milliseconds)} when it was chosen"
+
+
+def milliseconds(value: float) -> str:
+    """31.2 ms, 0.592 ms, 8.1 µs."""
+    if value >= 0.1:
+        return f"{value:.{1 if value >= 10 else 2 if value >= 1 else 3}f} ms"
+    return f"{value * 1e3:.3g} µs"
+
+
+def backend_name(compiled: Compiled) -> str:
+    """The backend, and the library whose kernels it calls: ``aten/oneDNN``."""
+    kernels = {n.impl.kernel.partition(".")[0] for n in compiled.graph.nodes if n.impl is not None}
+    if compiled.backend == "aten" and "onednn" in kernels and torch.backends.mkldnn.is_available():
+        return "aten/oneDNN"
+    return {"onnx": "ONNX Runtime"}.get(compiled.backend, compiled.backend)
+
+
+def first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

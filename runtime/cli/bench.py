@@ -1,0 +1,122 @@
+"""`bench`: eager against the backends, each in a process of its own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import click
+from rich.text import Text
+
+from capture.errors import UsageError
+from runtime.cli.account import milliseconds, took
+from runtime.cli.options import COMMAS, MODEL, OPTIMIZE, TIMING, make_command
+from runtime.cli.steps import chosen_level, disabled
+from runtime.cli.terminal import Terminal
+from runtime.processes import ProcessBenchmark, benchmark_processes
+
+ENGINES = ("aten", "onnx", "inductor", "eager")
+BENCH = (
+    click.option(
+        "--backend",
+        "backends",
+        type=COMMAS,
+        default="aten,onnx",
+        show_default=True,
+        metavar="a,b",
+        help="what to time beside eager: aten, onnx, inductor (torch.compile, which needs a compiler)",
+    ),
+    click.option(
+        "--rounds",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="rounds in a repetition; by default what fits the time",
+    ),
+    click.option(
+        "--repeats",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=2,
+        show_default=True,
+        help="with fresh processes",
+    ),
+)
+
+
+@make_command("bench", (MODEL, OPTIMIZE, TIMING, BENCH))
+def command(terminal: Terminal, options: SimpleNamespace) -> int:
+    """Time MODEL in eager PyTorch and on each backend, each in a process of its own.
+
+    The level is 2 unless -O says otherwise. The processes take turns, and the whole is repeated with fresh
+    ones. Exit status 1 where a result is not right.
+    """
+    for name in options.backends:
+        if name not in ENGINES:
+            raise UsageError(f"there is no backend {name!r}", hint=", ".join(ENGINES))
+    names = ["eager", *(name for name in options.backends if name != "eager")]
+    common = {
+        "model": options.model, "batch": options.batch, "weights": options.weights, "inputs": options.inputs,
+        "inputs_file": options.inputs_file, "allow_pickle": options.allow_pickle, "seed": options.seed,
+        "frontend": options.frontend, "dynamic": options.dynamic, "level": chosen_level(options, default=2),
+        "disable": disabled(options), "passes": options.passes,
+    }  # fmt: skip
+    found = benchmark_processes(
+        {name: {**common, "engine": name} for name in names},
+        warmup=options.warmup,
+        iters=options.iters,
+        rounds=options.rounds,
+        threads=options.threads,
+        repeats=options.repeats,
+        progress=terminal.say,
+    )
+    tell(terminal, options.model, found, options.repeats)
+    terminal.json(as_json(options.model, found))
+    return 0 if all(engine.get("ok", True) for engine in found.engines.values()) else 1
+
+
+def tell(terminal: Terminal, model: str, found: ProcessBenchmark, repeats: int) -> None:
+    timing = found.timing
+    threads = f"{timing.threads} thread{'s' * (timing.threads != 1)}"
+    terminal.line(Text(model, style="bold"), threads, f"{timing.rounds} rounds in {repeats} processes each")
+    terminal.print()
+    for name, row in timing.rows.items():
+        engine = found.engines[name]
+        parts: list[Any] = [f"median {milliseconds(row.median)}", f"min {milliseconds(row.min)}"]
+        if name in timing.ratios:
+            low, high = timing.intervals[name]
+            parts.append(
+                Text(
+                    f"{timing.ratios[name]:.2f}x [{low:.2f}, {high:.2f}]", "bold green" if low > 1 else "bold"
+                )
+            )
+            parts.append(
+                Text("not right", "bold red")
+                if not engine["ok"]
+                else f"ready in {took(engine['seconds_to_start'])}"
+            )
+        terminal.line(*parts, label=name)
+        if engine.get("reason") and not engine["ok"]:
+            terminal.line(Text(engine["reason"], "red"), indent=11)
+    for name, why in found.failed.items():
+        terminal.line(Text("cannot run", "yellow"), Text(why, "dim"), label=name)
+    terminal.line(f"{timing.noise_floor:.1%}: an engine against itself", label="noise")
+
+
+def as_json(model: str, found: ProcessBenchmark) -> dict[str, Any]:
+    timing = found.timing
+    return {
+        "model": model,
+        "threads": timing.threads,
+        "rounds": timing.rounds,
+        "noise_floor": timing.noise_floor,
+        "engines": {
+            name: {
+                "latency_ms": {"median": row.median, "min": row.min, "samples": list(row.samples)},
+                "speedup": timing.ratios.get(name),
+                "speedup_interval": list(timing.intervals[name]) if name in timing.intervals else None,
+                **found.engines[name],
+            }
+            for name, row in timing.rows.items()
+        },
+        "failed": found.failed,
+    }

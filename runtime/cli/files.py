@@ -1,0 +1,107 @@
+"""The files of the output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from capture.errors import CaptureError
+from capture.ir import Graph
+from capture.ir.serialize import write_aside
+from runtime.cli.account import size
+from runtime.cli.folder import OutputFolder
+from runtime.cli.terminal import Terminal
+from runtime.compile import Compiled
+from runtime.profile import Profile, chrome_trace
+from runtime.report import Report
+
+__all__ = ["EMITTABLE", "Files"]
+
+EMITTABLE = ("python", "onnx", "svg", "html")
+MOST_ONNX_BYTES = 100_000_000  # of weights: more of them are written only where asked for
+
+
+class Files:
+    """Writes what applies, and notes what could not be written and why.
+
+    Attributes:
+        report: the report, with the names of the files and the warnings in it.
+        warnings: a line for each file that was left out.
+        refused: the error of a file that was asked for and cannot be made.
+    """
+
+    def __init__(
+        self, terminal: Terminal, folder: OutputFolder, compiled: Compiled, profiles: Mapping[str, Profile]
+    ) -> None:
+        self._terminal, self._folder = terminal, folder
+        self._compiled, self._profiles = compiled, profiles
+        self.warnings: list[str] = []
+        self.refused: CaptureError | None = None
+
+    def write(self, report: Report, wanted: Sequence[str], *, asked: bool) -> None:
+        """Write everything; what was `asked` for by name, and not only by default, must succeed."""
+        captured, graph = self._compiled.captured, self._compiled.graph
+        optimized = bool(graph.history)
+        self._text("graph.txt", str(captured))
+        if optimized:
+            self._text("optimized.txt", str(graph))
+        self._folder.write("trace.json", lambda path: chrome_trace(path, self._profiles))
+        if "python" in wanted:
+            self._try("model.py", self._python, asked)
+        if "onnx" in wanted and (asked or self._is_small("model.onnx")):
+            self._try("model.onnx", self._onnx, asked)
+        if "svg" in wanted:
+            self._pictures(captured, graph if optimized else None, asked)
+        names = [*self._terminal.written, *(["report.html"] if "html" in wanted else []), "report.json"]
+        self.report = report.with_(files=names, warnings=self.warnings)
+        if "html" in wanted:
+            self._folder.write("report.html", lambda path: self._html(path, captured, graph))
+        self._folder.write("report.json", self.report.save)
+
+    def _text(self, name: str, text: str) -> None:
+        self._folder.write(name, lambda path: write_aside(path, text))
+
+    def _try(self, name: str, writer: Callable[[Path], Any], asked: bool) -> None:
+        """Write a file that not every graph has a form for."""
+        try:
+            self._folder.write(name, writer)
+        except CaptureError as error:
+            self.warnings.append(f"{name} left out: {str(error).splitlines()[0]}")
+            if asked:
+                self.refused = error
+
+    def _is_small(self, name: str) -> bool:
+        tensors = [c.tensor for c in self._compiled.graph.constants.values() if c.tensor is not None]
+        weights = sum(t.numel() * t.element_size() for t in tensors)
+        if weights > MOST_ONNX_BYTES:
+            self.warnings.append(f"{name} left out: {size(weights)} of weights (--emit onnx writes it)")
+        return weights <= MOST_ONNX_BYTES
+
+    def _python(self, path: Path) -> None:
+        from codegen import python
+
+        source = self._compiled.source
+        write_aside(path, python.emit(self._compiled.graph) if source is None else source)
+
+    def _onnx(self, path: Path) -> None:
+        from codegen import onnx
+
+        onnx.export(self._compiled.graph, path)
+
+    def _pictures(self, captured: Graph, optimized: Graph | None, asked: bool) -> None:
+        import viz
+
+        self._try("graph.svg", lambda path: viz.svg(captured, path), asked)
+        if optimized is None:
+            return
+        self._try("optimized.svg", lambda path: viz.svg(optimized, path), asked)
+        if optimized.memory_plan is not None:
+            self._try("memory.svg", lambda path: viz.memory(optimized, path), asked)
+
+    def _html(self, path: Path, captured: Graph, graph: Graph) -> None:
+        import viz
+
+        viz.report(
+            self.report, path, graphs={"captured": captured, "optimized": graph}, plan=graph.memory_plan
+        )

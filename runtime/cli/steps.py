@@ -1,0 +1,142 @@
+"""The steps that commands share: load, capture, optimise, compile."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from capture import Graph, capture
+from capture.errors import UsageError
+from capture.loading import Loaded, load, parse_dynamic, parse_input
+from passes import optimize
+from passes.base import parse_passes
+from runtime.benchmark import num_threads
+from runtime.cli.terminal import Terminal
+from runtime.compile import Compiled, compile
+
+__all__ = [
+    "Optimized",
+    "chosen_level",
+    "compile_model",
+    "load_model",
+    "machine_settings",
+    "optimize_model",
+    "title_of",
+]
+
+
+DOING = {"capture": "capturing", "optimize": "optimizing", "compile": "compiling"}
+PHASE = re.compile("^(" + "|".join(DOING) + r")\b")
+
+
+@contextlib.contextmanager
+def machine_settings(options: SimpleNamespace) -> Iterator[None]:
+    """--seed and --threads, for as long as a command runs."""
+    with num_threads(options.threads), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(options.seed)
+        yield
+
+
+def load_model(terminal: Terminal, options: SimpleNamespace) -> Loaded:
+    """The model and its example inputs, as the options say."""
+    if options.inputs and options.inputs_file:
+        raise UsageError("--input and --inputs exclude each other", hint="one of them")
+    inputs: Any = options.inputs_file
+    if options.inputs:
+        inputs = dict(parse_input(text) for text in options.inputs)
+    terminal.say(f"loading {options.model}")
+    return load(
+        options.model,
+        batch=options.batch,
+        weights=options.weights,
+        inputs=inputs,
+        allow_pickle=options.allow_pickle,
+    )
+
+
+def chosen_level(options: SimpleNamespace, default: int = 0) -> int:
+    """-O where given, 2 with --optimize."""
+    if options.level is not None:
+        return int(options.level)
+    return 2 if options.optimize or options.passes else default
+
+
+def disabled(options: SimpleNamespace) -> list[str]:
+    """--disable-pass may be repeated, and takes lists."""
+    return [name for names in options.disable for name in names]
+
+
+def dynamic_shapes(options: SimpleNamespace) -> Any:
+    return parse_dynamic(options.dynamic) if options.dynamic else None
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A graph before and after its passes, and the seconds of both steps."""
+
+    captured: Graph
+    graph: Graph
+    seconds: dict[str, float]
+
+
+def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, level: int) -> Optimized:
+    """Capture and run the passes; nothing is executed."""
+    start = time.perf_counter()
+    terminal.say("capturing")
+    captured = capture(
+        loaded.module,
+        loaded.args,
+        loaded.kwargs,
+        dynamic_shapes=dynamic_shapes(options),
+        frontend=options.frontend,
+    )
+    middle = time.perf_counter()
+    graph = optimize(
+        captured,
+        level,
+        disabled(options),
+        passes=parse_passes(",".join(options.passes)) if options.passes else None,
+        verify=options.verify,
+        dump_dir=options.dump_dir,
+        progress=lambda name: terminal.say(f"optimizing: {name}"),
+    )
+    return Optimized(captured, graph, {"capture": middle - start, "optimize": time.perf_counter() - middle})
+
+
+def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, level: int) -> Compiled:
+    """Capture, optimise and compile for the backend asked for."""
+    return compile(
+        loaded.module,
+        loaded.args,
+        loaded.kwargs,
+        level=level,
+        backend=options.backend,
+        dynamic_shapes=dynamic_shapes(options),
+        disable=disabled(options),
+        passes=parse_passes(",".join(options.passes)) if options.passes else None,
+        frontend=options.frontend,
+        verify=options.verify,
+        dump_dir=options.dump_dir,
+        threads=options.threads,
+        title=title_of(loaded, options.model),
+        progress=lambda phase: terminal.say(PHASE.sub(lambda m: DOING[m[0]], phase)),
+    )
+
+
+def title_of(loaded: Loaded, model: str) -> str:
+    """What the model is called: ``ResNet-50`` from a factory's docstring "ResNet-50: ...", else its class."""
+    module = sys.modules.get(model.partition(":")[0])
+    factory = getattr(module, loaded.factory or "", None)
+    name, colon, _ = (getattr(factory, "__doc__", None) or "").strip().partition(":")
+    if colon and len(name.split()) <= 2:
+        return name
+    return Path(model).stem if model.endswith(".pt2") else type(loaded.module).__name__

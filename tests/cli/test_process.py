@@ -1,0 +1,87 @@
+"""The command line as a process of its own: exit codes, interrupts, pipes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capture._floors import ROOT
+
+SLOW = """
+import torch, sys, threading
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        print("begun", flush=True)
+        threading.Event().wait(60)
+        return x
+
+def build():
+    return Net()
+
+def example_inputs(batch=1):
+    return (torch.randn(batch, 4),)
+"""
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "capture", *args]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def test_exit_codes_and_streams(tmp_path: Path, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command("models.mlp:small", "--optimize", "--iters", "1"),
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "parity" in done.stdout
+    assert "\x1b" not in done.stdout
+    done = subprocess.run(
+        command("models.nothing"),
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no module 'models.nothing'")
+
+
+def test_an_interrupt_says_what_was_going_on_and_leaves_nothing(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = subprocess.Popen(
+        command("slow", "--optimize"),
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert err.strip() == "interrupted while capturing; nothing was written"
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["slow.py"]
+
+
+def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path, environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        command("explain", "models.resnet:small"),
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    process.wait(timeout=240)
+    assert "Traceback" not in err
+    assert "Exception" not in err

@@ -1,0 +1,162 @@
+"""`run`: the account, the output folder, and the report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from capture import Graph
+from runtime.report import REQUIRED, Report
+
+MODEL = "models.mlp:small"
+
+
+@pytest.fixture
+def done(cli):
+    """One whole run, with everything that is written of itself."""
+    return cli(MODEL, "--optimize", "--iters", "1")
+
+
+def test_the_account(done) -> None:
+    assert done.code == 0
+    assert done.err == ""
+    lines = done.out.splitlines()
+    assert lines[0] == "models.mlp:small    MLP    1.7 k parameters    float32    input x [1, 16]"
+    labels = [line.split()[0] for line in lines if line and not line.startswith(" ")]
+    assert labels[1:] == ["capture", "optimize", "memory", "parity", "latency", "capture-out/mlp-small/"]
+    assert re.search(r"^capture +torch\.export \(non-strict\) +7 nodes +[\d.]+ m?s$", done.out, re.M)
+    assert re.search(r"^  simplify +7 -> 5 +[\d.]+ ms  ", done.out, re.M)
+    assert re.search(r"^parity +error vs fp64: ours \d\.\de-\d\d, eager \d\.\de-\d\d +ok$", done.out, re.M)
+    assert re.search(r"^latency +eager [\d.]+ (ms|µs) +ours [\d.]+ (ms|µs) +[\d.]+x \[", done.out, re.M)
+
+
+def test_the_output_folder(done, folder: Path) -> None:
+    written = folder / "capture-out" / "mlp-small"
+    names = {file.name for file in written.iterdir()}
+    assert names == {
+        "graph.txt", "optimized.txt", "graph.svg", "optimized.svg", "memory.svg", "model.py", "model.onnx",
+        "trace.json", "report.html", "report.json",
+    }  # fmt: skip
+    assert all(name in done.out for name in names)
+    Graph.parse((written / "graph.txt").read_text()).verify()
+    Graph.parse((written / "optimized.txt").read_text()).verify()
+    report = Report.load(written / "report.json")
+    assert set(report["files"]) == names
+    assert report["model"] == MODEL
+
+
+def test_generated_python_runs_by_itself(done, folder: Path) -> None:
+    source = (folder / "capture-out" / "mlp-small" / "model.py").read_text()
+    assert "import capture" not in source
+    assert "from capture" not in source
+    compile(source, "model.py", "exec")
+
+
+def test_capture_alone(cli, folder: Path) -> None:
+    done = cli("run", MODEL, "--emit", "", "--iters", "1")
+    assert done.code == 0
+    assert "O0: the graph as captured" in done.out
+    names = {file.name for file in (folder / "capture-out" / "mlp-small").iterdir()}
+    assert names == {"graph.txt", "trace.json", "report.json"}
+
+
+def test_json_is_all_there_is(cli) -> None:
+    done = cli(MODEL, "-O1", "--json", "--emit", "", "--iters", "1")
+    data = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert set(REQUIRED) <= set(data)
+    assert data["parity"]["ok"] is True
+    assert data["level"] == 1
+
+
+def test_quiet_prints_nothing(cli, folder: Path) -> None:
+    done = cli(MODEL, "-q", "--emit", "", "--iters", "1")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (folder / "capture-out" / "mlp-small" / "report.json").is_file()
+
+
+def test_dry_run_writes_nothing(cli, folder: Path) -> None:
+    done = cli(MODEL, "--optimize", "--dry-run")
+    assert done.code == 0
+    assert "dry run" in done.out
+    assert "latency" not in done.out
+    assert list(folder.iterdir()) == []
+    assert json.loads(cli(MODEL, "--dry-run", "--json").out)["nodes"]["captured"] == 7
+
+
+@pytest.mark.parametrize("backend", ["aten", "onnx", "eager"])
+def test_backends(cli, backend: str) -> None:
+    done = cli(MODEL, "--optimize", "--backend", backend, "--json", "--emit", "", "--iters", "1")
+    data = json.loads(done.out)
+    assert (done.code, data["backend"]) == (0, backend)
+    assert data["parity"]["ok"] is True
+    sides = {row["side"] for row in data["ops"]}
+    assert sides == ({"eager"} if backend == "onnx" else {"eager", "optimized"})
+
+
+def test_passes_by_name_and_dumps(cli, folder: Path) -> None:
+    done = cli(
+        MODEL, "--passes", "simplify,eliminate-dead-code", "--disable-pass", "simplify", "--verify",
+        "--dump-dir", "dumps", "--emit", "", "--iters", "1", "-o", "here",
+    )  # fmt: skip
+    assert done.code == 0
+    assert "own passes" in done.out
+    assert sorted(f.name for f in (folder / "dumps").iterdir()) == [
+        "00-captured.txt",
+        "01-eliminate-dead-code.txt",
+    ]
+    assert (folder / "here" / "report.json").is_file()
+
+
+def test_inputs_of_ones_own(cli) -> None:
+    done = cli(MODEL, "--input", "x=5x16:float32", "--json", "--emit", "", "--iters", "1")
+    assert json.loads(done.out)["inputs"] == ["x [5, 16]"]
+    done = cli(MODEL, "--batch", "3", "--json", "--emit", "", "--iters", "1")
+    assert json.loads(done.out)["inputs"] == ["x [3, 16]"]
+
+
+def test_a_dimension_that_varies(cli) -> None:
+    done = cli(MODEL, "--dynamic", "x:0=batch[1..64]", "--batch", "2", "--json", "--emit", "", "--iters", "1")
+    assert json.loads(done.out)["inputs"] == ["x [batch, 16]"]
+
+
+def test_tolerances_decide(cli, model_file: Callable[..., str]) -> None:
+    model_file("shaky", "return x + (1e-3 if torch.compiler.is_exporting() else 0.0)")
+    args = ("shaky", "--backend", "aten", "--emit", "", "--iters", "1")
+    done = cli(*args)
+    assert done.code == 1
+    assert "FAILED" in done.out
+    assert done.err.startswith("error: the results are not right\n  out: error vs fp64")
+    assert cli(*args, "--atol", "0.01").code == 0
+
+
+def test_a_wrong_result_is_json_too(cli, model_file: Callable[..., str], folder: Path) -> None:
+    model_file("shaky", "return x + (1e-3 if torch.compiler.is_exporting() else 0.0)")
+    done = cli("shaky", "--backend", "aten", "--json", "--emit", "", "--iters", "1")
+    assert done.code == 1
+    assert json.loads(done.out)["parity"]["ok"] is False
+    assert Report.load(folder / "capture-out" / "shaky" / "report.json")["parity"]["ok"] is False
+
+
+def test_auto_keeps_eager_where_the_graph_is_wrong(cli, model_file: Callable[..., str]) -> None:
+    model_file("shaky", "return x + (1e-3 if torch.compiler.is_exporting() else 0.0)")
+    done = cli("shaky", "--emit", "", "--iters", "1")
+    assert done.code == 0
+    assert "eager is kept" in done.out
+    assert "aten left out: not right" in done.out
+
+
+def test_a_small_terminal(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    done = cli(MODEL, "--optimize", "--iters", "1", "--emit", "svg")
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 60
+
+
+def test_no_colour_and_no_progress_in_a_pipe(done) -> None:
+    assert "\x1b" not in done.out + done.err
+    assert all(line == line.rstrip() for line in done.out.splitlines())

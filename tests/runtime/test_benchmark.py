@@ -1,0 +1,174 @@
+"""The order of the calls, what is left as it was, and the statistics; never how long anything takes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from capture.errors import CaptureError, UsageError
+from runtime.benchmark import benchmark, num_threads, plan, summarize
+from runtime.processes import benchmark_processes
+
+
+def recorder(log: list[str], name: str):
+    def engine(x: Tensor) -> Tensor:
+        log.append(name)
+        return torch.mm(x, x)
+
+    return engine
+
+
+def collapse(log: Sequence[str]) -> str:
+    """Names without their repeats in a row."""
+    return "".join(a for i, a in enumerate(log) if i == 0 or log[i - 1] != a)
+
+
+def test_rounds_go_there_and_back() -> None:
+    log: list[str] = []
+    engines = {name: recorder(log, name) for name in "ABC"}
+    result = benchmark(engines, (torch.randn(2, 2),), warmup=2, iters=3, rounds=4)
+    assert collapse(log) == "ABC" + "ABCB" * 4 + "A"
+    assert result.rounds == 4
+    assert {name: len(row.samples) for name, row in result.rows.items()} == dict.fromkeys("ABC", 2 * 4 * 3)
+    assert result.baseline == "A"
+    assert set(result.ratios) == set(result.intervals) == {"B", "C"}
+
+
+def test_progress_tells_the_rounds() -> None:
+    told: list[tuple[int, int]] = []
+    x = torch.randn(2)
+    benchmark(
+        {"a": torch.relu}, (x,), iters=1, rounds=3, progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_timing_runs_without_gradients_and_without_the_collector() -> None:
+    states: list[tuple[bool, bool]] = []
+
+    def engine(x: Tensor) -> Tensor:
+        states.append((gc.isenabled(), torch.is_grad_enabled()))
+        return x
+
+    benchmark({"a": engine}, (torch.randn(2),), iters=1, rounds=1)
+    assert set(states) == {(False, False)}
+    assert gc.isenabled()
+    assert torch.is_grad_enabled()
+
+
+def test_the_collector_comes_back_after_an_error() -> None:
+    def engine(x: Tensor) -> Tensor:
+        raise RuntimeError("broken engine")
+
+    with pytest.raises(RuntimeError, match="broken engine"):
+        benchmark({"a": engine}, (torch.randn(2),))
+    assert gc.isenabled()
+
+
+def test_inputs_are_the_engines_own() -> None:
+    x = torch.zeros(3)
+    benchmark({"a": lambda x: x.add_(1), "b": lambda x: x.add_(1)}, (x,), iters=2, rounds=2)
+    assert torch.equal(x, torch.zeros(3))
+
+
+def test_keyword_arguments_reach_the_engine() -> None:
+    seen = set()
+    benchmark({"a": lambda x, *, scale: seen.add(scale)}, (torch.zeros(1),), {"scale": 3}, iters=1, rounds=1)
+    assert seen == {3}
+
+
+def test_threads_are_set_for_a_while() -> None:
+    before = torch.get_num_threads()
+    seen = []
+    result = benchmark(
+        {"a": lambda x: seen.append(torch.get_num_threads())}, (torch.zeros(1),), threads=2, iters=1, rounds=1
+    )
+    assert set(seen) == {2} == {result.threads}
+    assert torch.get_num_threads() == before
+    with num_threads(None) as count:
+        assert count == before
+
+
+@pytest.mark.parametrize("settings", [{"iters": 0}, {"rounds": 0}, {"warmup": -1}, {"threads": 0}])
+def test_wrong_counts_are_usage_errors(settings: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        benchmark({"a": nn.ReLU()}, (torch.zeros(1),), **settings)
+    with pytest.raises(UsageError):
+        benchmark({}, ())
+
+
+@pytest.mark.parametrize(
+    ("took", "seconds", "rounds", "calls"),
+    [
+        ({"a": 0.010, "b": 0.005}, 6.0, 10, {"a": 14, "b": 29}),
+        ({"a": 1e-5, "b": 1e-5}, 6.0, 10, {"a": 50, "b": 50}),
+        ({"a": 0.5, "b": 0.3}, 6.0, 3, {"a": 1, "b": 1}),
+        ({"a": 60.0}, 6.0, 3, {"a": 1}),
+    ],
+)
+def test_a_plan_fills_the_time(took, seconds, rounds, calls) -> None:
+    assert plan(took, seconds, None, None) == (rounds, calls)
+
+
+def test_a_plan_keeps_what_was_asked_for() -> None:
+    assert plan({"a": 0.01}, 1.0, 7, 5) == (5, {"a": 7})
+
+
+def synthetic(median: float, rounds: int = 20, spread: float = 0.05, seed: int = 0):
+    generator = np.random.default_rng(seed)
+    legs = median * generator.lognormal(0, spread, size=(rounds, 2, 5))
+    return [(list(map(float, a)), list(map(float, b))) for a, b in legs]
+
+
+def test_statistics_of_known_samples() -> None:
+    result = summarize({"slow": synthetic(30.0), "fast": synthetic(20.0, seed=1)}, threads=1)
+    assert result.rows["slow"].median == pytest.approx(30.0, rel=0.02)
+    assert result.rows["slow"].min == min(result.rows["slow"].samples)
+    low, high = result.ratio_interval
+    assert low < 1.5 < high
+    assert low < result.ratio < high
+    assert high - low < 0.1
+    assert 0 < result.noise_floor < 0.03
+
+
+def test_the_interval_is_wide_where_rounds_differ_and_the_same_every_time() -> None:
+    calm = summarize({"a": synthetic(30.0), "b": synthetic(20.0, seed=1)}, threads=1)
+    wild = summarize({"a": synthetic(30.0, spread=0.6), "b": synthetic(20.0, spread=0.6, seed=1)}, threads=1)
+    assert np.ptp(wild.ratio_interval) > 3 * np.ptp(calm.ratio_interval)
+    assert wild.noise_floor > calm.noise_floor
+    again = summarize({"a": synthetic(30.0), "b": synthetic(20.0, seed=1)}, threads=1)
+    assert again.ratio_interval == calm.ratio_interval
+
+
+def test_a_drift_between_the_legs_is_noise() -> None:
+    legs = [([10.0, 10.0], [11.0, 11.0])] * 6
+    result = summarize({"a": legs}, threads=1)
+    assert result.noise_floor == pytest.approx(1 / 11)
+    assert (result.ratio, result.ratio_interval) == (1.0, (1.0, 1.0))
+
+
+def test_processes_take_turns_and_an_engine_that_fails_is_named() -> None:
+    phases: list[str] = []
+    engines = {
+        "eager": {"model": "models.mlp:small", "engine": "eager"},
+        "aten": {"model": "models.mlp:small", "engine": "aten"},
+        "broken": {"model": "models.mlp:small", "engine": "aten", "disable": ["no-such-pass"]},
+    }
+    found = benchmark_processes(engines, iters=2, rounds=2, repeats=2, threads=1, progress=phases.append)
+    assert list(found.timing.rows) == ["eager", "aten"]
+    assert len(found.timing.rows["aten"].samples) == 2 * 2 * 2 * 2
+    assert found.engines["aten"]["ok"]
+    assert "no-such-pass" in found.failed["broken"]
+    assert [p for p in phases if "broken" in p] == ["starting broken (1 of 2)"]
+
+
+def test_a_baseline_that_fails_is_an_error() -> None:
+    with pytest.raises(CaptureError, match="eager cannot run"):
+        benchmark_processes(
+            {"eager": {"model": "models.mlp:nothing", "engine": "eager"}}, repeats=1, threads=1
+        )
