@@ -6,11 +6,13 @@ and kept by the graph: edit through the methods here, never by touching the list
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from capture.errors import CaptureError
 from capture.ir.node import (
     Constant,
     Impl,
@@ -373,6 +375,14 @@ class Graph:
         from capture.ir.text import format_graph
 
         return format_graph(self)
+
+    def _repr_svg_(self) -> str | None:
+        """What a notebook shows; None, and so the text, where the drawing tools are not installed."""
+        try:
+            picture: str = importlib.import_module("viz").svg(self)  # by name: imports run down
+        except CaptureError:
+            return None
+        return picture
 
     def __repr__(self) -> str:
         return f"<Graph {self.name}: {len(self.inputs)} inputs, {len(self.nodes)} nodes>"
