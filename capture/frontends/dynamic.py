@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from capture.errors import UsageError
 
-__all__ = ["Axis", "flat_axes", "grow"]
+__all__ = ["Axis", "flat_axes", "grow", "parameter_names"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def flat_axes(
         return [{} for _ in leaves]
     if hasattr(dynamic_shapes, "dynamic_shapes"):  # torch.export.ShapesCollection
         dynamic_shapes = dynamic_shapes.dynamic_shapes(model, args, dict(kwargs))
-    names = _parameter_names(model, args, kwargs)
+    names = parameter_names(model, args, kwargs)
     specs = dynamic_shapes
     if not isinstance(specs, Mapping):
         specs = dict(zip(dict.fromkeys(name for name, _ in names), specs, strict=False))
@@ -65,7 +65,7 @@ def flat_axes(
     return found
 
 
-def _parameter_names(
+def parameter_names(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> list[tuple[str, Any]]:
     """For each argument its parameter's name, and its place in it where that is ``*args`` or ``**kwargs``."""
@@ -132,7 +132,8 @@ def _axis(dim: Any) -> Axis | None:
 
 def _bounds(dim: Any) -> tuple[int, int | None]:
     upper = dim.max if isinstance(dim.max, int) else None  # torch writes infinity as int_oo
-    return max(1, dim.min or 1), upper
+    unsaid = 2 if dim.min is None else 1  # a hint without bounds stands for "2 or more" in torch.export
+    return max(1, dim.min or unsaid), upper
 
 
 def _mismatch(what: str, known: Sequence[str] = ()) -> UsageError:

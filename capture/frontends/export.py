@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,15 +16,18 @@ from torch.export.graph_signature import (
     SymIntArgument,
     TensorArgument,
 )
+from torch.fx import traceback as fx_traceback
 
 from capture.errors import CaptureError
 from capture.frontends.dynamic import Axis, flat_axes, grow
 from capture.frontends.fx_import import Constants, FxImporter
+from capture.frontends.place import LineRecorder, Place
+from capture.frontends.quiet import as_in_training
 from capture.frontends.sizes import Sizes
 from capture.frontends.source import Sources
 from capture.ir import Graph, LiteralType, ScalarType, Value
 
-__all__ = ["capture_exported", "capture_with_export", "quiet_torch"]
+__all__ = ["capture_exported", "capture_with_export"]
 
 _CONSTANT_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _MUTATIONS = ("BUFFER_MUTATION", "PARAMETER_MUTATION", "USER_INPUT_MUTATION")
@@ -42,32 +44,17 @@ def capture_with_export(
     """Export the model and convert the program. Errors of torch.export pass through unchanged."""
     axes = flat_axes(model, args, kwargs, dynamic_shapes)
     args, kwargs = grow(args, kwargs, axes)
-    with quiet_torch():
+    with as_in_training(), ExitStack() as stack:
+        if not strict:
+            place = Place(model)
+            place.boundary = capture_with_export.__code__
+            stack.enter_context(fx_traceback.preserve_node_meta())
+            stack.enter_context(LineRecorder(place))
         program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=strict)
     graph = capture_exported(program, axes)
     graph.name = type(model).__name__
     graph.frontend = f"torch.export ({'strict' if strict else 'non-strict'})"
     return graph
-
-
-@contextmanager
-def quiet_torch() -> Iterator[None]:
-    """Trace as in training, whatever mode the caller is in, and without torch's warnings about itself.
-
-    With gradients off, torch.nn swaps whole Transformer layers for opaque fast paths.
-    """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def capture_exported(program: ExportedProgram, axes: Sequence[Mapping[int, Axis]] = ()) -> Graph:
@@ -79,7 +66,7 @@ def capture_exported(program: ExportedProgram, axes: Sequence[Mapping[int, Axis]
     Raises:
         CaptureError: the program holds something that the IR does not have.
     """
-    with quiet_torch():
+    with as_in_training():
         program = program.run_decompositions({})
     graph = Graph()
     graph.frontend = "torch.export"

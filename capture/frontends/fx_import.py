@@ -10,6 +10,7 @@ cond(p, true_graph, false_graph)    one node with two regions
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,16 @@ __all__ = ["Constants", "FxImporter"]
 
 aten = torch.ops.aten
 
-_RESHAPES = (aten.view.default, aten._unsafe_view.default)
+_RENAMED = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten.lift_fresh_copy.default: aten.clone.default,
+}
+_IDENTITIES = (
+    aten.detach.default,
+    aten.alias.default,
+    aten.lift_fresh.default,
+)  # nothing is ever written to
 _RANGE_ASSERTS = {
     aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
@@ -47,6 +57,10 @@ _INLINED = {
     "wrap": (0, 0),
     "invoke_subgraph": (0, 1),
 }
+
+
+# The last argument only chooses a kernel; by its position.
+_TUNING = {aten.layer_norm.default: 5, aten.group_norm.default: 5}
 
 
 class Constants:
@@ -151,6 +165,8 @@ class FxImporter:
             return self._env[node.args[0]][node.args[1]]
         if target in _RANGE_ASSERTS:
             return None
+        if target in _IDENTITIES:
+            return self._operand(node.args[0], node)
         if target is aten._assert_scalar.default:
             return self._assert(node)
         value = node.meta.get("val")
@@ -169,13 +185,14 @@ class FxImporter:
         raise self._error(node, f"the call {getattr(target, '__name__', target)} is not an ATen operator")
 
     def _call(self, node: FxNode, op: OpOverload) -> Any:
-        if op in _RESHAPES:
-            op = aten.reshape.default
+        op = _RENAMED.get(op, op)
         if op._schema.is_mutable:
             raise self._error(node, f"{op_name(op)} changes its operand, and the graph is not functional")
         value = node.meta.get("val")
+        if op is aten.copy.default and _same_form(node.args[0], node.args[1]):
+            return self._operand(node.args[1], node)
         origin = self._origin(node, op)
-        args = self._operands(node.args, node, origin)
+        args = self._operands(node.args[: _TUNING.get(op)], node, origin)
         kwargs = {k: self._operands(v, node, origin) for k, v in node.kwargs.items()}
         made = self.graph.add_node(op, args, kwargs, types=self._types(node, value), origin=origin)
         if isinstance(value, torch.SymInt):
@@ -221,10 +238,9 @@ class FxImporter:
         for part in str(node.target).split("."):
             found = getattr(found, part)
         if isinstance(found, torch.Tensor):
-            value = node.meta.get("val")
-            return self.constants.add(
-                str(node.target), found, self.sizes.type(found if value is None else value)
-            )
+            name = re.sub(r"^_tensor_constant(\d+)$", r"lifted_tensor_\1", str(node.target))
+            value = node.meta.get("val", found)
+            return self.constants.add(name, found, self.sizes.type(value))
         return found  # a GraphModule: the region of a higher-order op
 
     def _assert(self, node: FxNode) -> None:
@@ -354,6 +370,16 @@ class FxImporter:
     def _error(self, node: FxNode, what: str, why: str | None = None) -> CaptureError:
         _, frame = self.sources.of(node.meta)
         return CaptureError(what, where=frame and f"{frame.file}:{frame.line}   {frame.code}", why=why)
+
+
+def _same_form(target: FxNode, source: FxNode) -> bool:
+    """Whether copying one tensor over the other leaves just the other."""
+    a, b = target.meta.get("val"), source.meta.get("val")
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return False
+    return (a.dtype, a.device) == (b.dtype, b.device) and [as_expr(n) for n in a.shape] == [
+        as_expr(n) for n in b.shape
+    ]
 
 
 def _is_none(value: Any) -> bool:

@@ -1,22 +1,45 @@
-"""`capture`: from a model to its Graph."""
+"""`capture`: from a model to its Graph, by the first front end that can take it.
+
+torch.export (non-strict)  ->  torch.export (strict)  ->  torch.fx  ->  dispatch tracing
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
+from torch._guards import TracingContext
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
+from capture.errors import CaptureError, ModelError, UsageError
+from capture.frontends.dispatch import capture_with_dispatch
 from capture.frontends.export import capture_exported, capture_with_export
+from capture.frontends.failures import Failure, combined_error, user_frame
+from capture.frontends.fx import capture_graph_module, capture_with_fx
+from capture.frontends.quiet import noting_assignments, silence
+from capture.frontends.soundness import agrees, carries_state, run_aside
+from capture.frontends.state import StateGuard
 from capture.ir import Graph
 
-__all__ = ["capture"]
+__all__ = ["FRONTENDS", "capture"]
+
+FrontEnd = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], Graph]
+
+_LADDER: dict[str, tuple[str, FrontEnd]] = {
+    "export": ("torch.export (non-strict)", capture_with_export),
+    "strict": ("torch.export (strict)", lambda *given: capture_with_export(*given, strict=True)),
+    "fx": ("torch.fx", capture_with_fx),
+    "dispatch": ("dispatch tracing", capture_with_dispatch),
+}
+FRONTENDS = ("auto", *_LADDER)
 
 
 def capture(
-    model: nn.Module | ExportedProgram,
-    args: tuple[Any, ...] | None = None,
+    model: nn.Module | ExportedProgram | Callable[..., Any],
+    args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
@@ -25,10 +48,123 @@ def capture(
     """Capture the graph of one call of `model`.
 
     Args:
-        model: an `nn.Module`, or an `ExportedProgram`, which needs no arguments.
-        args, kwargs: example arguments of the call.
-        dynamic_shapes: which sizes vary, as torch.export takes it.
+        model: an `nn.Module`; a `GraphModule`, also as a torch.compile backend is given it; a function of
+            tensors; or an `ExportedProgram`, which needs no arguments.
+        args, kwargs: example arguments of the call. Only shapes, dtypes and devices of tensors matter.
+        dynamic_shapes: which sizes vary, as `torch.export.export` takes it.
+        frontend: ``auto`` walks the ladder; ``export``, ``strict``, ``fx``, ``dispatch`` take one step of it.
+
+    Returns:
+        The graph; its `frontend` names the step taken, its `attempts` why earlier ones failed. Constants
+        share memory with the model's parameters and buffers.
+
+    Raises:
+        UsageError: the call itself is wrong.
+        ModelError: the model raises on these arguments.
+        CaptureError: no front end can take the model; the message names the user's line.
     """
+    if frontend not in FRONTENDS:
+        raise UsageError(f"there is no front end {frontend!r}", hint=", ".join(FRONTENDS))
     if isinstance(model, ExportedProgram):
         return capture_exported(model)
-    return capture_with_export(model, tuple(args or ()), kwargs or {}, dynamic_shapes)
+    module, given = _checked(model, args)
+    named = dict(kwargs or {})
+    failures: list[Failure] = []
+    for name, step in _steps(module, frontend):
+        try:
+            graph = _attempt(name, step, module, given, named, dynamic_shapes)
+        except UsageError:
+            raise
+        except Exception as error:
+            failures.append(Failure(name, error, user_frame(error)))
+            if len(failures) == 1:
+                _run_eagerly(module, given, named)
+            continue
+        graph.attempts = [*((f.frontend, f.reason) for f in failures), (name, "taken")]
+        return graph
+    raise combined_error(failures) from failures[0].error
+
+
+def _checked(model: Any, args: Any) -> tuple[nn.Module, tuple[Any, ...]]:
+    if isinstance(args, (torch.Tensor, Mapping, str)):
+        raise UsageError(
+            f"args is a {type(args).__name__}",
+            why="It holds the call's positional arguments.",
+            hint="args=(x,)",
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError("the model is a TorchScript module", hint="the nn.Module that it was made from")
+    if not isinstance(model, nn.Module):
+        if not callable(model):
+            raise UsageError(f"the model is a {type(model).__name__}, not an nn.Module")
+        model = _Function(model)
+    return model, tuple(args or ())
+
+
+class _Function(nn.Module):
+    """A function of tensors, as a module."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.forward = function  # its own signature stays visible
+
+
+def _steps(model: nn.Module, frontend: str) -> list[tuple[str, FrontEnd]]:
+    if frontend != "auto":
+        return [_LADDER[frontend]]
+    steps = list(_LADDER.values())
+    if isinstance(model, torch.fx.GraphModule):
+        own = ("torch.fx (GraphModule)", capture_graph_module)
+        return [own] if TracingContext.try_get() else [own, *steps]
+    return steps
+
+
+def _attempt(
+    name: str, step: FrontEnd, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Any
+) -> Graph:
+    """One front end; refuses what it has taken where the graph would not do what the model does."""
+    guard = StateGuard(model)
+    with guard, silence(), noting_assignments() as assigned:
+        graph = step(model, args, kwargs, shapes)
+    changed = [*guard.changed, *assigned]
+    if (changed or name == "torch.fx") and carries_state(model, args, kwargs):
+        raise CaptureError(
+            "the model keeps a tensor from one call to the next",
+            where=f"in its attribute {guard.changed[0]}" if guard.changed else None,
+            why="Only registered buffers may carry a tensor over.",
+            hint="self.register_buffer(name, tensor) in __init__",
+        )
+    if name == "torch.fx" and not agrees(graph, model, args, kwargs):
+        raise CaptureError(
+            "torch.fx traced something else than the model does on the example inputs",
+            why="Symbolic tracing sees no tensors: isinstance(x, torch.Tensor), say, is false in it.",
+        )
+    return graph
+
+
+def _run_eagerly(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """See whether the model itself fails on these arguments.
+
+    Raises:
+        ModelError: it does.
+    """
+    leaves = pytree.tree_leaves((args, kwargs))
+    if not all(type(v) in (torch.Tensor, nn.Parameter) for v in leaves if isinstance(v, torch.Tensor)):
+        return  # fake inputs: there is nothing to run on
+    try:
+        run_aside(model, args, kwargs)
+    except Exception as error:
+        frame = user_frame(error)
+        shown = ", ".join(f"{_shown(v)}" for v in leaves)
+        raise ModelError(
+            "the model raises on the given input",
+            where=frame and f"{frame.file}:{frame.line}   {frame.code}",
+            why=f"{type(error).__name__}: {error}\ninput: {shown}",
+            hint="inputs that the model takes in plain PyTorch",
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return repr(value)

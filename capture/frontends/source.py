@@ -11,7 +11,16 @@ from typing import Any
 
 import torch
 
-__all__ = ["Frame", "Sources", "import_root_path", "is_user_file", "module_path", "parse_stack"]
+__all__ = [
+    "Frame",
+    "Sources",
+    "format_stack",
+    "import_root_path",
+    "innermost_user_frame",
+    "is_user_file",
+    "module_path",
+    "parse_stack",
+]
 
 _TORCH = str(Path(torch.__file__).parent) + "/"
 _OURS = tuple(
@@ -75,19 +84,17 @@ def module_path(stack: Mapping[str, Any] | None) -> str:
     """The innermost module's path (``layer1.0.conv1``) from the ``nn_module_stack`` of an fx node."""
     if not stack:
         return ""
-    path = str(next(reversed(stack.values()))[0])
-    if path.startswith("_empty_nn_module_stack"):
-        return ""
-    return clean_path(path)
+    return clean_path(str(next(reversed(stack.values()))[0]))
 
 
 def clean_path(path: str) -> str:
     """Dynamo's and export's several ways to write a module's path, as ``named_modules`` writes it."""
+    if "__closure__" in path or path.startswith("_empty_nn_module_stack"):
+        return ""
     path = re.sub(r"@\d+", "", path)  # the n-th call of the same module
-    path = re.sub(r"^(L\['self'\]|L__self__|self)(?=\.|\[|$)\.?", "", path)
     path = re.sub(r"\.?_modules\[['\"](\w+)['\"]\]", r".\1", path)
     path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path)
-    return path.lstrip(".")
+    return re.sub(r"^(L\.self|L__self__|self|L)(\.|$)", "", path).lstrip(".")
 
 
 class Sources:
@@ -127,3 +134,10 @@ def _path_by_class(file: str, stack: Mapping[str, Any]) -> str:
             if file.endswith("/" + candidate):
                 return candidate
     return import_root_path(file) if "-packages/" in file else Path(file).name
+
+
+def format_stack(frame: Frame | None) -> str:
+    """A frame as torch prints it: what `parse_stack` reads."""
+    return (
+        "" if frame is None else f'  File "{frame.file}", line {frame.line}, in forward\n    {frame.code}\n'
+    )

@@ -1,0 +1,148 @@
+"""A model's tensors, swapped for traced ones while it runs: parameters, buffers, and plain attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+__all__ = ["ModelState", "StateGuard"]
+
+_CONTAINERS = (list, tuple, dict)
+
+
+@dataclass
+class _Slot:
+    """A place in a module that holds a tensor, or a container of tensors."""
+
+    path: str
+    kind: str  # which of the module's tables: _parameters, _buffers or __dict__
+    table: dict[str, Any]
+    key: str
+    original: Any
+    installed: Any = None
+    leaves: list[Any] = field(default_factory=list)
+
+    def install(self, value: Any) -> None:
+        self.installed = self.table[self.key] = value
+        self.leaves = pytree.tree_leaves(value)
+
+    @property
+    def is_unchanged(self) -> bool:
+        now = self.table.get(self.key)
+        leaves = pytree.tree_leaves(now)
+        same = len(leaves) == len(self.leaves) and all(
+            a is b for a, b in zip(leaves, self.leaves, strict=True)
+        )
+        return now is self.installed and same
+
+
+@dataclass
+class ModelState:
+    """The tensors that a model holds, each once, by the first path that leads to it.
+
+    Attributes:
+        tensors: path -> tensor.
+        reassigned: after a run, path -> the new tensor that the model put in the place of a buffer.
+    """
+
+    model: nn.Module
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    reassigned: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._slots = list(self._find_slots())
+        self._path_of: dict[int, str] = {}
+        for slot in self._slots:
+            for i, leaf in enumerate(pytree.tree_leaves(slot.original)):
+                if isinstance(leaf, torch.Tensor) and id(leaf) not in self._path_of:
+                    path = slot.path if leaf is slot.original else f"{slot.path}.{i}"
+                    self._path_of[id(leaf)] = path
+                    self.tensors[path] = leaf
+
+    def _find_slots(self) -> Iterator[_Slot]:
+        """Parameters of all modules, then buffers, then attributes: a tied tensor has a parameter's name."""
+        modules = list(self.model.named_modules())
+        for kind in ("_parameters", "_buffers", "__dict__"):
+            for prefix, module in modules:
+                table = module.__dict__ if kind == "__dict__" else getattr(module, kind)
+                for key, value in list(table.items()):
+                    if kind == "__dict__" and not _holds_tensors(key, value):
+                        continue
+                    if value is not None:
+                        yield _Slot(f"{prefix}.{key}" if prefix else key, kind, table, key, value)
+
+    @contextmanager
+    def swapped(self, traced: Mapping[str, Any]) -> Iterator[None]:
+        """Run with the tensor of each path replaced; then note reassigned buffers, and put all back."""
+
+        def replace(leaf: Any) -> Any:
+            return traced[self._path_of[id(leaf)]] if id(leaf) in self._path_of else leaf
+
+        installed = [pytree.tree_map(replace, slot.original) for slot in self._slots]
+        for slot, value in zip(self._slots, installed, strict=True):
+            slot.table[slot.key] = value
+        try:
+            yield
+            for slot, value in zip(self._slots, installed, strict=True):
+                now = slot.table.get(slot.key)
+                if slot.kind == "_buffers" and now is not value and isinstance(now, torch.Tensor):
+                    self.reassigned[slot.path] = now
+        finally:
+            for slot, value in zip(self._slots, installed, strict=True):
+                # An attribute that the model assigned is left for StateGuard to see.
+                if slot.kind != "__dict__" or slot.table.get(slot.key) is value:
+                    slot.table[slot.key] = slot.original
+
+
+class StateGuard:
+    """Puts a model's attributes back as they were, whatever tracing did to them.
+
+    Attributes:
+        changed: paths of attributes that held a tensor or None, and were given another tensor. Buffers do
+            not count: the front ends see to them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.changed: list[str] = []
+        self._before = [(path, module, _snapshot(module)) for path, module in model.named_modules()]
+
+    def __enter__(self) -> StateGuard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path, module, (attributes, tables, contents) in self._before:
+            for key, old in attributes.items():
+                now = module.__dict__.get(key)
+                if now is not old and _holds_tensors(key, now) and (old is None or _holds_tensors(key, old)):
+                    self.changed.append(f"{path}.{key}" if path else key)
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for key, table in tables.items():
+                attributes[key].clear()
+                attributes[key].update(table)
+            for key, content in contents.items():
+                if attributes[key] != content and _holds_tensors(key, attributes[key]):
+                    self.changed.append(f"{path}.{key}" if path else key)
+                attributes[key][:] = content
+
+
+def _snapshot(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, list[Any]]]:
+    """A module's attributes, its tables of tensors, and the contents of its lists."""
+    attributes = dict(module.__dict__)
+    tables = {key: dict(attributes[key]) for key in ("_parameters", "_buffers")}
+    contents = {key: list(value) for key, value in attributes.items() if type(value) is list}
+    return attributes, tables, contents
+
+
+def _holds_tensors(key: str, value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return True
+    if key in ("_parameters", "_buffers", "_modules") or type(value) not in _CONTAINERS:
+        return False
+    return any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
