@@ -1,0 +1,1 @@
+"""Measurements: run them on an idle machine. Tables go to benchmarks/results."""
