@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from capture.errors import UsageError
 
-__all__ = ["Axis", "flat_axes", "grow", "parameter_names"]
+__all__ = ["Axis", "complete_shapes", "flat_axes", "grow", "parameter_names"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,21 @@ def flat_axes(
             spec = spec[item] if spec is not None else specs.get(item)
         found += _walk(value, spec, name)
     return found
+
+
+def complete_shapes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any
+) -> Any:
+    """The same, with a None for each input that it leaves out: torch.export wants all of them named."""
+    if not isinstance(dynamic_shapes, Mapping):
+        return dynamic_shapes
+    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    rest = {k: v for k, v in dynamic_shapes.items() if k not in bound}
+    completed = {name: dynamic_shapes.get(name) for name in bound}
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD and parameter.name in bound and rest:
+            completed[parameter.name] = {key: rest.get(key) for key in bound[parameter.name]}
+    return completed
 
 
 def parameter_names(

@@ -19,7 +19,7 @@ from torch.export.graph_signature import (
 from torch.fx import traceback as fx_traceback
 
 from capture.errors import CaptureError
-from capture.frontends.dynamic import Axis, flat_axes, grow
+from capture.frontends.dynamic import Axis, complete_shapes, flat_axes, grow
 from capture.frontends.fx_import import Constants, FxImporter
 from capture.frontends.place import LineRecorder, Place
 from capture.frontends.quiet import as_in_training
@@ -50,7 +50,8 @@ def capture_with_export(
             place.boundary = capture_with_export.__code__
             stack.enter_context(fx_traceback.preserve_node_meta())
             stack.enter_context(LineRecorder(place))
-        program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=strict)
+        shapes = complete_shapes(model, args, kwargs, dynamic_shapes)
+        program = torch.export.export(model, args, dict(kwargs), dynamic_shapes=shapes, strict=strict)
     graph = capture_exported(program, axes)
     graph.name = type(model).__name__
     graph.frontend = f"torch.export ({'strict' if strict else 'non-strict'})"

@@ -30,11 +30,11 @@ FrontEnd = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], Graph]
 
 _LADDER: dict[str, tuple[str, FrontEnd]] = {
     "export": ("torch.export (non-strict)", capture_with_export),
-    "strict": ("torch.export (strict)", lambda *given: capture_with_export(*given, strict=True)),
+    "export (strict)": ("torch.export (strict)", lambda *given: capture_with_export(*given, strict=True)),
     "fx": ("torch.fx", capture_with_fx),
     "dispatch": ("dispatch tracing", capture_with_dispatch),
 }
-FRONTENDS = ("auto", *_LADDER)
+FRONTENDS = ("auto", "export", "fx", "dispatch")
 
 
 def capture(
@@ -52,7 +52,7 @@ def capture(
             tensors; or an `ExportedProgram`, which needs no arguments.
         args, kwargs: example arguments of the call. Only shapes, dtypes and devices of tensors matter.
         dynamic_shapes: which sizes vary, as `torch.export.export` takes it.
-        frontend: ``auto`` walks the ladder; ``export``, ``strict``, ``fx``, ``dispatch`` take one step of it.
+        frontend: ``auto`` walks the ladder; ``export``, ``fx`` and ``dispatch`` keep to their part of it.
 
     Returns:
         The graph; its `frontend` names the step taken, its `attempts` why earlier ones failed. Constants
@@ -111,7 +111,7 @@ class _Function(nn.Module):
 
 def _steps(model: nn.Module, frontend: str) -> list[tuple[str, FrontEnd]]:
     if frontend != "auto":
-        return [_LADDER[frontend]]
+        return [step for key, step in _LADDER.items() if key.partition(" ")[0] == frontend]
     steps = list(_LADDER.values())
     if isinstance(model, torch.fx.GraphModule):
         own = ("torch.fx (GraphModule)", capture_graph_module)
