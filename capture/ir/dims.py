@@ -212,7 +212,9 @@ def normalise(expr: Dim) -> Dim:
         rebuilt = _normalise(expr)
         if rebuilt == expr:
             break
-        expr = rebuilt  # min(max(9, M), max(-3, M)) takes two rounds, being max(M, min(-3, 9)) after the first
+        expr = (
+            rebuilt  # min(max(9, M), max(-3, M)) takes two rounds, being max(M, min(-3, 9)) after the first
+        )
     return canonical(expr)
 
 
@@ -258,10 +260,8 @@ def read_dim(scanner: Scanner) -> Dim:
     Raises:
         ValueError: no size stands there, it divides by what is never positive, or it is monstrous.
     """
-    if len(scanner.text) - scanner.at > _MAX_TEXT:
-        raise ValueError(f"more than {_MAX_TEXT} characters")
     try:
-        return normalise(_size(scanner)[0])
+        return normalise(_Reader(scanner).size()[0])
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -269,58 +269,68 @@ def read_dim(scanner: Scanner) -> Dim:
 _Read: TypeAlias = tuple[sympy.Expr, int]  # an expression, and how deep divisions nest in it
 
 
-def _size(scanner: Scanner) -> _Read:
-    term, depth = _term(scanner)
-    terms = [term]
-    while (minus := scanner.take("-")) or scanner.take("+"):
-        term, deep = _term(scanner)
-        terms.append(-term if minus else term)
-        depth = max(depth, deep)
-    return sympy.Add(*terms), depth
+class _Reader:
+    """Recursive descent, a method a rule of the grammar."""
 
+    def __init__(self, scanner: Scanner) -> None:
+        self.scanner = scanner
+        self.start = scanner.at
 
-def _term(scanner: Scanner) -> _Read:
-    # All factors of a product at once: 2*(N + 1)*M is not (2*N + 2)*M to sympy.
-    factor, depth = _factor(scanner)
-    factors = [factor]
-    while found := scanner.match(_TERM_OPS):
-        factor, deep = _factor(scanner)
-        depth = max(depth, deep)
-        if found[0] == "*":
-            factors.append(factor)
-            continue
-        depth += 1
-        if depth > _MAX_DIVISIONS:
-            raise ValueError(f"more than {_MAX_DIVISIONS} divisions within each other")
-        if factor.is_nonpositive:
-            raise ValueError(f"{factor} is no divisor: it divides by zero, or by a negative number")
-        divide = tsf.FloorDiv if found[0] == "//" else tsf.PythonMod
-        factors = [divide(sympy.Mul(*factors), factor)]
-    return sympy.Mul(*factors), depth
+    def size(self) -> _Read:
+        term, depth = self.term()
+        terms = [term]
+        while (minus := self.scanner.take("-")) or self.scanner.take("+"):
+            term, deep = self.term()
+            terms.append(-term if minus else term)
+            depth = max(depth, deep)
+        return sympy.Add(*terms), depth
 
+    def term(self) -> _Read:
+        # All factors of a product at once: 2*(N + 1)*M is not (2*N + 2)*M to sympy.
+        factor, depth = self.factor()
+        factors = [factor]
+        while found := self.scanner.match(_TERM_OPS):
+            factor, deep = self.factor()
+            depth = max(depth, deep)
+            if found[0] == "*":
+                factors.append(factor)
+                continue
+            depth += 1
+            if depth > _MAX_DIVISIONS:
+                raise ValueError(f"more than {_MAX_DIVISIONS} divisions within each other")
+            if factor.is_nonpositive:
+                raise ValueError(f"{factor} is no divisor: it divides by zero, or by a negative number")
+            divide = tsf.FloorDiv if found[0] == "//" else tsf.PythonMod
+            factors = [divide(sympy.Mul(*factors), factor)]
+        return sympy.Mul(*factors), depth
 
-def _factor(scanner: Scanner) -> _Read:
-    if scanner.take("-"):
-        factor, depth = _factor(scanner)
-        return -factor, depth
-    if scanner.take("("):
-        inner = _size(scanner)
-        scanner.expect(")")
-        return inner
-    if number := scanner.match(INTEGER):
-        return sympy.Integer(int(number[0])), 0
-    name = scanner.need(IDENTIFIER, "a size")
-    if name in ("min", "max"):
-        scanner.expect("(")
-        read = [_size(scanner)]
-        while scanner.take(","):
-            read.append(_size(scanner))
-        scanner.expect(")")
-        kind = tsf.Min if name == "min" else tsf.Max
-        return kind(*(e for e, _ in read)), max(depth for _, depth in read)
-    if not is_name(name):
-        raise ValueError(f"a size cannot be named {name}")
-    return symbol(name), 0
+    def factor(self) -> _Read:
+        scanner = self.scanner
+        if scanner.at - self.start > _MAX_TEXT:
+            raise ValueError(f"a size of more than {_MAX_TEXT} characters")
+        if scanner.take("-"):
+            factor, depth = self.factor()
+            return -factor, depth
+        if scanner.take("("):
+            inner = self.size()
+            scanner.expect(")")
+            return inner
+        if number := scanner.match(INTEGER):
+            return sympy.Integer(int(number[0])), 0
+        name = scanner.need(IDENTIFIER, "a size")
+        if name in ("min", "max"):
+            return self.extremum(tsf.Min if name == "min" else tsf.Max)
+        if not is_name(name):
+            raise ValueError(f"a size cannot be named {name}")
+        return symbol(name), 0
+
+    def extremum(self, kind: Any) -> _Read:
+        self.scanner.expect("(")
+        read = [self.size()]
+        while self.scanner.take(","):
+            read.append(self.size())
+        self.scanner.expect(")")
+        return kind(*(expr for expr, _ in read)), max(depth for _, depth in read)
 
 
 def product(dims: tuple[Dim, ...]) -> Dim:

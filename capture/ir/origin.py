@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
+
+from capture.ir.scan import Scanner
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class Origin:
         files: dict[str, list[int]] = {}
         for file, line in self.locations:
             files.setdefault(file, []).append(line)
-        places = ", ".join(f"{file}:{','.join(map(str, lines))}" for file, lines in files.items())
-        modules = ", ".join(self.modules)
+        places = ", ".join(f"{_quoted(file)}:{','.join(map(str, lines))}" for file, lines in files.items())
+        modules = ", ".join(map(_quoted, self.modules))
         if modules and places:
             return f"{modules}  {places}"
         return modules or (f"-  {places}" if places else "")
@@ -58,13 +62,41 @@ class Origin:
 
     @staticmethod
     def parse(text: str) -> Origin:
-        """Read back what `str` printed; ids are not in it."""
-        if not text.strip():
+        """Read back what `str` printed; ids are not in it.
+
+        Raises:
+            ValueError: the text is not an origin's.
+        """
+        scanner = Scanner(text)
+        if scanner.at_end:
             return Origin()
-        modules_text, _, places_text = text.strip().partition("  ")
-        modules = () if modules_text == "-" else tuple(m.strip() for m in modules_text.split(", "))
+        modules: list[str] = []
+        if scanner.match(_NO_MODULES) is None:
+            modules.append(_word(scanner, _MODULE))
+            while scanner.take(","):
+                modules.append(_word(scanner, _MODULE))
         locations: list[tuple[str, int]] = []
-        for place in filter(None, places_text.strip().split(", ")):
-            file, _, lines = place.rpartition(":")
-            locations += [(file, int(line)) for line in lines.split(",")]
-        return Origin((), modules, tuple(locations))
+        more = not scanner.at_end
+        while more:
+            file = _word(scanner, _FILE)
+            lines = scanner.need(_LINES, "`:` and line numbers")
+            locations += [(file, int(line)) for line in lines[1:].split(",")]
+            more = scanner.take(",")
+        scanner.finish()
+        return Origin((), tuple(modules), tuple(locations))
+
+
+# Module paths and file names as they are, or in quotes if they hold a blank, a comma or a quotation mark.
+_MODULE = re.compile(r'[^\s",\ud800-\udfff]+')
+_FILE = re.compile(r'[^\s",\ud800-\udfff]+?(?=:[0-9]+(,|\s|$))')
+_LINES = re.compile(r":[0-9]+(,[0-9]+)*")
+_NO_MODULES = re.compile(r"-(?=\s)")
+
+
+def _quoted(name: str) -> str:
+    plain = _MODULE.fullmatch(name) is not None and name != "-"
+    return name if plain else json.dumps(name)
+
+
+def _word(scanner: Scanner, plain: re.Pattern[str]) -> str:
+    return scanner.string() if scanner.sees('"') else scanner.need(plain, "a module path or file name")

@@ -76,4 +76,21 @@ class Scanner:
         )
 
 
-__all__ = ["IDENTIFIER", "INTEGER", "STRING", "Scanner"]
+def split(text: str, separator: str = ",") -> list[str]:
+    """Pieces between separators that lie outside brackets and strings, without the blanks around them."""
+    pieces, depth, start, at = [], 0, 0, 0
+    while at < len(text):
+        if quoted := STRING.match(text, at):
+            at = quoted.end()
+            continue
+        if depth == 0 and text.startswith(separator, at):
+            pieces.append(text[start:at].strip())
+            at = start = at + len(separator)
+            continue
+        depth += (text[at] in "([{") - (text[at] in ")]}")
+        at += 1
+    last = text[start:].strip()
+    return [*pieces, last] if last or pieces else []
+
+
+__all__ = ["IDENTIFIER", "INTEGER", "STRING", "Scanner", "split"]

@@ -10,7 +10,8 @@ from typing import Any
 import sympy
 import torch
 
-from capture.ir import dims, graph as ir
+from capture.ir import dims
+from capture.ir import graph as ir
 from capture.ir.ops import op_name
 
 COMMENT_COLUMN = 96
@@ -84,8 +85,12 @@ def format_literal(value: Any) -> str:
     Raises:
         TypeError: a graph cannot hold such a value.
     """
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, bool):
         return repr(value)
+    if isinstance(value, (int, float)):
+        return (int if isinstance(value, int) else float).__repr__(
+            value
+        )  # also of an IntEnum or a numpy float
     if isinstance(value, str):
         return json.dumps(value)
     if isinstance(value, sympy.Expr):
@@ -110,7 +115,7 @@ def _body(graph: ir.Graph, named: dict[ir.Value, str], indent: str) -> Iterator[
         yield from format_node(node, named, indent)
     yield f"{indent}return {', '.join(format_operand(v, named) for v in graph.results)}".rstrip()
     for target, value in graph.writebacks.items():
-        yield f"{indent}write {named[target]} = {named[value]}"
+        yield f"{indent}write {format_operand(target, named)} = {format_operand(value, named)}"
 
 
 def _quoted(name: str) -> str:

@@ -18,6 +18,9 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.bfloat16: "bf16",
     torch.float8_e4m3fn: "f8e4m3",
     torch.float8_e5m2: "f8e5m2",
+    torch.float8_e4m3fnuz: "f8e4m3fnuz",
+    torch.float8_e5m2fnuz: "f8e5m2fnuz",
+    torch.float8_e8m0fnu: "f8e8m0fnu",
     torch.int64: "i64",
     torch.int32: "i32",
     torch.int16: "i16",
@@ -27,9 +30,13 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.uint32: "u32",
     torch.uint64: "u64",
     torch.bool: "bool",
+    torch.complex32: "c32",
     torch.complex64: "c64",
     torch.complex128: "c128",
 }
+for _name, _dtype in vars(torch).items():  # quantised, packed and bit types go by torch's own names
+    if isinstance(_dtype, torch.dtype):
+        DTYPE_NAMES.setdefault(_dtype, _name)
 DTYPES: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 CONTIGUOUS = "contiguous"
@@ -41,6 +48,8 @@ TORCH_FORMATS: dict[str, torch.memory_format] = {
     CHANNELS_LAST: torch.channels_last,
     CHANNELS_LAST_3D: torch.channels_last_3d,
 }
+MEMORY_FORMATS = (*TORCH_FORMATS, STRIDED)
+SCALAR_KINDS = ("int", "float", "bool", "none")
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,8 @@ def test_region_ops() -> None:
 @pytest.mark.parametrize(
     "name",
     """aten.nope nope.relu aten fusion. aten.add aten.save aten.warn aten.append.t os.system aten.__class__.x
-    aten.conv2d.__class__ higher_order.__init__ higher_order.nope load_library.x aten.relu.default.x aten..relu
-    """.split()
+    aten.conv2d.__class__ higher_order.__init__
+    higher_order.nope load_library.x aten.relu.default.x aten..relu""".split()
     + ["", "aten.relu ", "fusion.a b"],
 )
 def test_what_is_no_operator_is_not_found(name: str) -> None:
