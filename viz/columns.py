@@ -175,6 +175,10 @@ def _split(scene: Scene, cuts: list[int]) -> list[Part]:
         return [Part(scene.root, scene.links)]
     boxes, _ = _flat(scene.root)
     column = {box.key: sum(i >= c for c in cuts) for i, box in enumerate(boxes)}
+    for box in boxes:  # an input stands where it is first used
+        used = [column[link.target] for link in scene.links if link.source == box.key]
+        if box.shape == "io" and used:
+            column[box.key] = min(used)
     known = {box.key: box for box in boxes}
     parts = [Part(Group("root", "", list(_only(scene.root, column, i)))) for i in range(len(cuts) + 1)]
     main = {(k.source, k.port) for k in scene.links if k.main and column[k.target] == column[k.source] + 1}

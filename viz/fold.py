@@ -207,8 +207,19 @@ class _Signature:
         digests: dict[Value, str] = {}
         own: dict[Node, str] = {}
         position = {n: i for i, n in enumerate(nodes)}
+        for value in {v for node in nodes for v in node.operand_values if v.is_constant}:
+            if all(
+                user in position for user in value.users
+            ):  # one that others share says nothing of this item
+                prefix = "".join(f"{part}." for part in home[nodes[0]][:inner])
+                named = value.name.removeprefix(prefix) if value.name.startswith(prefix) else ""
+                digests[value] = (
+                    f"@{named if isinstance(item, Tree) else DIGITS.sub('#', named)}: {value.type}"
+                )
         for node in nodes:
-            digest = _digest(node, home[node], inner, digests, loose=not isinstance(item, Tree))
+            place = ".".join(home[node][inner:])
+            place = place if isinstance(item, Tree) else DIGITS.sub("#", place)
+            digest = _digest(node, place, digests)
             own[node] = digest + tags.get(node, "")
             for i, value in enumerate(node.results):
                 digests[value] = f"{own[node]}:{i}:{sum(u in position for u in value.users)}"
@@ -216,18 +227,11 @@ class _Signature:
         self.key = (type(item).__name__, DIGITS.sub("#", name), *(own[n] for n in self.ordered))
 
 
-def _digest(node: Node, home: Path, inner: int, known: Mapping[Value, str], *, loose: bool) -> str:
-    prefix = "".join(f"{name}." for name in home[:inner])
-    place = ".".join(home[inner:])
-    place = DIGITS.sub("#", place) if loose else place
-
+def _digest(node: Node, place: str, known: Mapping[Value, str]) -> str:
     def leaf(operand: Any) -> str:
-        if not isinstance(operand, Value):
-            return format_operand(operand, {})
-        if operand.is_constant:
-            name = operand.name.removeprefix(prefix) if operand.name.startswith(prefix) else ""
-            return f"@{DIGITS.sub('#', name) if loose else name}: {operand.type}"
-        return known.get(operand, f"%: {operand.type}")
+        if isinstance(operand, Value):
+            return known.get(operand, f"{'@' if operand.is_constant else '%'}: {operand.type}")
+        return format_operand(operand, {})
 
     parts = [op_name(node.op), place, str(map_operand(node.operands, leaf))]
     parts.append(str({k: map_operand(v, leaf) for k, v in sorted(node.kwargs.items())}))

@@ -133,7 +133,8 @@ def _detail(node: Node, packet: str) -> str:
         dtype = node.kwargs.get("dtype")
         return DTYPE_NAMES.get(dtype, "") if dtype else ""
     if packet in ("clone", "contiguous"):
-        return str(_arg(node, "memory_format") or "").removeprefix("torch.")
+        format_ = str(_arg(node, "memory_format") or "").removeprefix("torch.")
+        return format_ if format_.startswith("channels") else ""
     if packet == "transpose":
         return f"{_arg(node, 'dim0')},{_arg(node, 'dim1')}"
     for name in ("dims", "dim", "exponent"):

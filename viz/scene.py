@@ -11,7 +11,7 @@ from capture.ir.graph import is_region_op
 from capture.ir.text import names
 from viz import labels
 from viz.fold import Block, Folding
-from viz.modules import FRAME, Path, homes, module_tree
+from viz.modules import DIGITS, FRAME, Path, homes, module_tree
 from viz.style import human_bytes, shorten, text_width
 
 MAX_DEPTH = 3  # groups inside groups; deeper modules are told by the boxes' own labels
@@ -152,16 +152,19 @@ class _Builder:
             if isinstance(entry, Node):
                 placed.append(self._box(entry, base))
                 continue
-            while entry.count == 1 and len(entry.entries) == 1 and isinstance(entry.entries[0], Block):
-                entry = entry.entries[0]
+            while entry.count == 1 and (child := _sole(entry)):
+                entry = child
             if entry.count == 1 and entry.path == self.whole[: len(entry.path)]:
                 placed += self._place(entry, depth, entry.path)
                 continue
-            framed = bool(entry.path) and FRAME in entry.path[-1]
+            framed = _is_frame(entry)
             if entry.count == 1 and not framed and (entry.size < _LEAST_GROUP or depth >= MAX_DEPTH):
                 placed += self._place(entry, depth, base)
                 continue
-            inner = self._place(entry, depth + 1, entry.path[:-1] if framed else entry.path)
+            within = entry
+            while (child := _sole(within)) and child.count == 1 and not _is_frame(child):
+                within = child
+            inner = self._place(within, depth + 1, within.path[:-1] if framed else within.path)
             badge = f"× {entry.count}" + ("" if entry.chained else " in parallel") if entry.count > 1 else ""
             if len(inner) == 1 and isinstance(inner[0], Box) and not inner[0].badge:
                 inner[0].badge = badge
@@ -295,6 +298,16 @@ def _mark_main(links: list[Link], order: list[str], weight: Mapping[str, int]) -
         at = step.source
 
 
+def _sole(block: Block) -> Block | None:
+    """The block that is all there is in another: a frame around a frame tells nothing."""
+    child = block.entries[0]
+    return child if len(block.entries) == 1 and isinstance(child, Block) else None
+
+
+def _is_frame(block: Block) -> bool:
+    return bool(block.path) and FRAME in block.path[-1]
+
+
 def _whole(root: Block) -> Path:
     """Path of the module that holds nearly everything: a frame around it, and its name, tell nothing."""
     block = root
@@ -310,10 +323,16 @@ def _whole(root: Block) -> Path:
 
 
 def _group_label(block: Block, base: Path) -> str:
-    path = block.first or block.path
-    label = _name(path, base)
-    if block.count > 1 and block.last != path and block.last:
-        label += f"–{block.last[-1]}"
+    """``layer1.0``; of a repeat ``layer1.1–2``, or the module it lies in where names are unlike."""
+    if block.count == 1:
+        return shorten(_name(block.path, base), 60)
+    first, last = block.first, block.last
+    if first == last:
+        label = _name(first, base)
+    elif DIGITS.sub("#", ".".join(first)) == DIGITS.sub("#", ".".join(last)):
+        label = f"{_name(first, base)}–{last[-1]}"
+    else:
+        label = _name(block.path, base) or f"{_name(first, base)} … {_name(last, base)}"
     return shorten(label, 60)
 
 
