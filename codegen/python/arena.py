@@ -61,15 +61,25 @@ class ArenaLayout:
         if not self.views:
             return []
         return [
-            "arenas = []  # free ones; a call in flight takes one out",
             "",
             "",
             "class Arena:",
             '    """The memory of one call, and the views of it that the call writes to."""',
             "",
             "    def __init__(self):",
-            f"        memory = torch.empty({self.bytes}, dtype=torch.uint8)",
-            *(f"        self.{name} = {view}" for name, view in self.views.items()),
+            "        with torch.inference_mode(False):  # so that calls in any mode may write to it",
+            f"            memory = torch.empty({self.bytes}, dtype=torch.uint8)",
+            *(f"            self.{name} = {view}" for name, view in self.views.items()),
+            "",
+            "",
+            "arenas = []  # free ones; each call in flight has one of its own",
+            "",
+            "",
+            "def take_arena():",
+            "    try:",
+            "        return arenas.pop()",
+            "    except IndexError:  # none is free",
+            "        return Arena()",
         ]
 
     def comment(self) -> list[str]:

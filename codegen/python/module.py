@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import keyword
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sympy
-import torch
 
 from capture.errors import UnsupportedOpError
 from capture.ir import Constant, Fusion, Graph, Node, ScalarType, TensorType, Value, dims, op_name
@@ -17,9 +15,10 @@ from codegen.python.arena import ArenaLayout
 from codegen.python.kernels import KERNELS, PRELUDE
 from codegen.python.ops import call_text
 from codegen.python.regions import region_lines
+from codegen.python.spelling import comment, docstring, identifier, literal, quoted
+from passes.aliases import may_share
 from passes.destinations import in_place_form, out_form
 
-aten = torch.ops.aten
 _COMMENT_COLUMN = 100
 _RESERVED = {
     "torch",
@@ -31,7 +30,12 @@ _RESERVED = {
     "forward",
     "Arena",
     "arenas",
+    "take_arena",
     "SimpleNamespace",
+    "float",
+    "complex",
+    "max",
+    "min",
     *PRELUDE,
 }
 
@@ -62,36 +66,28 @@ class Writer:
         self.loads: dict[str, str] = {}
         self.dims: dict[str, str] = {}
         self.arena = ArenaLayout.of(graph)
-        self.functions: list[str] = []
+        self.functions: dict[str, list[str]] = {}  # branches of conditions, by name
+        self.kept: dict[Any, str] = {}  # copies of what is written over at the end
 
     # -- what kernels call --------------------------------------------------------------------------------
 
     def text(self, operand: Any) -> str:
         """An operand as a Python expression."""
         if isinstance(operand, Constant):
-            return self._weight(operand)
+            return self._load(operand.name, _state(operand))
         if isinstance(operand, Value):
             return self.names[operand]
         if isinstance(operand, (list, tuple)):
             return f"[{', '.join(self.text(v) for v in operand)}]"
         if isinstance(operand, sympy.Expr):
             return _expression(operand, self.dims)
-        if isinstance(operand, float) and operand not in (operand, float("inf"), float("-inf")):
-            return 'float("nan")'
-        if isinstance(operand, float) and operand in (float("inf"), float("-inf")):
-            return f'float("{operand}")'
-        if isinstance(operand, torch.device):
-            return f'"{operand}"'
-        return repr(operand)
+        return literal(operand)
 
     def packed(self, weight: Constant, function: str, call: str, suffix: str) -> str:
         """The packed form of a weight: a line in `load`, an attribute of `w`."""
-        attribute = _identifier(weight.name + suffix)
-        line = f"{self.uses(function)}({call.format(tensor=_state(weight))})"
-        while self.loads.get(attribute, line) != line:  # the same weight packed in two ways
-            attribute += "_"
-        self.loads[attribute] = line
-        return f"w.{attribute}"
+        return self._load(
+            weight.name + suffix, f"{self.uses(function)}({call.replace('{tensor}', _state(weight))})"
+        )
 
     def uses(self, name: str) -> str:
         """Note that the module needs a name of the prelude."""
@@ -119,8 +115,22 @@ class Writer:
         if destination is not None and (form := out_form(node.op)) is not None:
             extra = [self.text(v) for v in form.extra]
             return call_text(form.overload, [*args, *extra, *keywords, f"{form.out}={destination}"])
-        over_first = in_place_form(node.op) if destination is not None and args[0] == destination else None
-        return call_text(over_first or node.op, args + keywords)
+        written = destination is not None and self.writes_into(node, destination)
+        return call_text(in_place_form(node.op) if written else node.op, args + keywords)
+
+    def writes_into(self, node: Node, destination: str) -> bool:
+        """Whether `call` makes the operator write there."""
+        if out_form(node.op) is not None:
+            return True
+        return in_place_form(node.op) is not None and self.text(node.operands[0]) == destination
+
+    def targets(self, node: Node) -> str:
+        """The left side of a node's line: ``v3, v4 = ``."""
+        if not node.results:
+            return ""
+        many = len(node.results) > 1 or _returns_sequence(node)
+        names = [self.names[v] for v in node.results]
+        return f"{', '.join(names)}{',' if many and len(names) == 1 else ''} = "
 
     # -- the module ---------------------------------------------------------------------------------------
 
@@ -128,6 +138,7 @@ class Writer:
         body = [f"    {line}" for line in self._forward()]
         parameters = ", ".join(self.names[v] for v in self.graph.inputs)
         types = ", ".join(str(v.type) for v in self.graph.inputs)
+        results = ", ".join(_type_text(v) for v in self.graph.results)
         prelude = [PRELUDE[name] for name in PRELUDE if name in self.used]
         lines = [
             *self._header(),
@@ -148,11 +159,11 @@ class Writer:
             '    """Take the weights from `state` (name -> tensor) and pack them for their kernels."""',
             *(f"    w.{name} = {value}" for name, value in self.loads.items()),
             *([] if self.loads else ["    del state  # this graph has no weights"]),
-            *self.functions,
+            *(line for lines in self.functions.values() for line in lines),
             "",
             "",
             f"def forward({parameters}):",
-            f'    """{types} -> {", ".join(_type_text(v) for v in self.graph.results)}"""',
+            f'    """{docstring(f"{types} -> {results}")}"""',
             *body,
         ]
         return "\n".join(lines) + "\n"
@@ -160,30 +171,54 @@ class Writer:
     def _header(self) -> list[str]:
         name = self.title or self.graph.name
         source = f", captured by {self.graph.frontend}" if self.graph.frontend else ""
-        lines = [f"# {name}{source}. Runs without torch-capture: load(state), then forward(...)."]
-        return lines + self.arena.comment()
+        line = f"# {name}{source}. Runs without torch-capture: load(state), then forward(...)."
+        return [comment(line), *self.arena.comment()]
 
     def _forward(self) -> list[str]:
         for value in self.graph.inputs:
-            self.names[value] = self._fresh(value.name or "arg")
+            self.names[value] = self.fresh(value.name or "arg")
         lines = [*self._bind_dims(self.graph.inputs)]
         start = len(lines)
         dying = self._dying(self.graph)
         for node in self.graph.nodes:
             for result in node.results:
-                self.names[result] = self._fresh(f"v{self.numbers[result].removeprefix('%')}")
-            lines += _commented(self._node(node), node, dying.get(node, []), self.names)
-            lines += self._bind_dims(node.results)
-        for target, value in self.graph.writebacks.items():
-            lines.append(f"{self.text(target)}.copy_({self.text(value)})")
+                self.names[result] = self.fresh(f"v{self.numbers[result].removeprefix('%')}")
+            lines += self._statement(node, dying.get(node, []))
+        lines += self._write_back()
         if self.arena.views:
-            lines.insert(start, "m = arenas.pop() if arenas else Arena()")
+            lines.insert(start, "m = take_arena()")
             lines.append("arenas.append(m)")
-        lines.append(f"return {self.text(self.graph.results)}")
+        results = [self.kept.get(v) or self.text(v) for v in self.graph.results]
+        lines.append(f"return [{', '.join(results)}]")
+        return lines
+
+    def _statement(self, node: Node, dead: list[Value]) -> list[str]:
+        """A node's lines: the call, its comment, the sizes that its results tell, what is let go after it."""
+        *before, line = self._node(node)
+        sizes = self._bind_dims(node.results)
+        gone = f"del {', '.join(self.names[v] for v in dead)}" if dead else ""
+        if gone and not sizes:
+            line, gone = f"{line}; {gone}", ""
+        types = ", ".join(str(v.type) for v in node.results)
+        line = f"{line.ljust(_COMMENT_COLUMN)}  # {comment(f'{types}   {node.origin}')}".rstrip()
+        return [*before, line, *sizes, *([gone] if gone else [])]
+
+    def _write_back(self) -> list[str]:
+        """Copies into what the model updates; old content that is still to be read is put aside first."""
+        old = _views_of_targets(self.graph)
+        needed = [v for v in self.graph.result_values if v in old and self.graph.writebacks.get(v) is not v]
+        lines = []
+        for value in dict.fromkeys(needed):
+            name = self.fresh("old")
+            lines.append(f"{name} = {self.text(value)}.clone()")
+            self.kept[value] = name
+        for target, value in self.graph.writebacks.items():
+            if value is not target:
+                lines.append(f"{self.text(target)}.copy_({self.kept.get(value) or self.text(value)})")
         return lines
 
     def _node(self, node: Node) -> list[str]:
-        left = self._targets(node)
+        left = self.targets(node)
         if node.impl is not None and node.impl.kernel in KERNELS:
             return [f"{left}{KERNELS[node.impl.kernel](self, node)}"]
         if isinstance(node.op, Fusion):
@@ -191,13 +226,6 @@ class Writer:
         if node.regions:
             return [f"{left}{self._cond(node)}"]
         return [f"{left}{self.call(node, self.destination(node))}"]
-
-    def _targets(self, node: Node) -> str:
-        if not node.results:
-            return ""
-        many = len(node.results) > 1 or _returns_sequence(node)
-        names = [self.names[v] for v in node.results]
-        return f"{', '.join(names)}{',' if many and len(names) == 1 else ''} = "
 
     def _cond(self, node: Node) -> str:
         """torch.cond as a Python conditional between two functions."""
@@ -210,40 +238,54 @@ class Writer:
         predicate, _, _, operands = node.operands
         calls = []
         for word, region in zip(("true", "false"), node.regions, strict=True):
+            name = self.fresh(f"{word}_branch")
+            self.functions[name] = []  # the name is taken, for the branches inside too
             inner = Writer(region)
             inner.loads, inner.used, inner.functions = self.loads, self.used, self.functions
             inner.dims = dict(self.dims)
-            inner.taken |= self.taken
-            name = self._fresh(f"{word}_branch")
+            inner.taken |= set(self.dims.values())
             body = [f"    {line}" for line in inner._forward()]
             free = list(self.dims.values())
             parameters = [inner.names[v] for v in region.inputs] + free
-            self.functions += ["", "", f"def {name}({', '.join(parameters)}):", *body]
+            self.functions[name] = ["", "", f"def {name}({', '.join(parameters)}):", *body]
             calls.append(f"{name}({', '.join([*(self.text(v) for v in operands), *free])})")
         return f"{calls[0]} if {self.text(predicate)} else {calls[1]}"
 
     # -- names --------------------------------------------------------------------------------------------
 
-    def _fresh(self, wanted: str) -> str:
-        name = base = _identifier(wanted)
+    def fresh(self, wanted: str) -> str:
+        """A local name that nothing else has."""
+        name = base = identifier(wanted)
         count = 1
-        while name in self.taken:
+        while name in self.taken or name in self.functions:
             name, count = f"{base}_{count}", count + 1
         self.taken.add(name)
         return name
 
-    def _weight(self, constant: Constant) -> str:
-        attribute = _identifier(constant.name)
-        self.loads.setdefault(attribute, _state(constant))
+    def _load(self, name: str, line: str) -> str:
+        """The attribute of `w` that `load` gives this value."""
+        attribute = identifier(name)
+        while (
+            self.loads.get(attribute, line) != line
+        ):  # names that look alike, or a weight packed in two ways
+            attribute += "_"
+        self.loads[attribute] = line
         return f"w.{attribute}"
 
     def _bind_dims(self, values: Iterable[Value]) -> list[str]:
-        lines = []
-        for value in values:
-            for name, expression in _dims_in(value, self.names.get(value, "")):
-                if name not in self.dims:
-                    self.dims[name] = self._fresh(name)
-                    lines.append(f"{self.dims[name]} = {expression}")
+        """Lines that read unknown sizes off the values: ``N = x.shape[0]``, ``M = v3.shape[1] // 2``."""
+        sizes = [pair for value in values for pair in _sizes_of(value, self.names.get(value, ""))]
+        lines: list[str] = []
+        found = True
+        while found:
+            found = False
+            for dim, text in sizes:
+                if (solved := dims.unknown(dim, self.dims)) is not None:
+                    name, slope, rest = solved
+                    solution = _solution(text, _factor(slope, self.dims), _factor(rest, self.dims))
+                    self.dims[name] = self.fresh(name)
+                    lines.append(f"{self.dims[name]} = {solution}")
+                    found = True
         return lines
 
     def _dying(self, graph: Graph) -> dict[Node, list[Value]]:
@@ -259,44 +301,46 @@ class Writer:
         return dying
 
 
-def _commented(lines: list[str], node: Node, dead: list[Value], names: dict[Value, str]) -> list[str]:
-    """Add the deletions and the comment (type and origin) to a node's last line."""
-    *before, line = lines
-    gone = [names[v] for v in dead]
-    if gone:
-        line += f"; del {', '.join(gone)}"
-    types = ", ".join(str(v.type) for v in node.results)
-    return [*before, f"{line.ljust(_COMMENT_COLUMN)}  # {types}   {node.origin}".rstrip()]
-
-
 def _expression(expr: dims.Dim, names: dict[str, str]) -> str:
     """A size as a Python expression over local names."""
     text = dims.format_dim(expr)
-    return re.sub(r"[A-Za-z_]\w*", lambda m: names.get(m[0], m[0]), text)
+    return re.sub(r"[A-Za-z_]\w*(?!\w*\()", lambda m: names.get(m[0], m[0]), text)
 
 
-def _dims_in(value: Value, text: str) -> list[tuple[str, str]]:
-    if isinstance(value.type, ScalarType) and isinstance(value.type.expr, sympy.Symbol):
-        return [(value.type.expr.name, text)]
-    if not isinstance(value.type, TensorType):
-        return []
-    found = []
-    for axis, dim in enumerate(value.type.shape):
-        if isinstance(dim, sympy.Symbol):
-            found.append((dim.name, f"{text}.shape[{axis}]"))
-        elif isinstance(dim, sympy.Expr) and len(dim.free_symbols) == 1:
-            solved = _solve(dim, f"{text}.shape[{axis}]")
-            found += [solved] if solved else []
+def _factor(expr: dims.Dim, names: dict[str, str]) -> str:
+    text = _expression(expr, names)
+    return text if re.fullmatch(r"-?\w+", text) else f"({text})"
+
+
+def _solution(size: str, slope: str, rest: str) -> str:
+    """The n of ``size == slope*n + rest``."""
+    if rest == "0":
+        moved = size
+    else:
+        moved = f"{size} + {rest[1:]}" if rest.startswith("-") else f"{size} - {rest}"
+    if slope == "1":
+        return moved
+    return f"{moved if rest == '0' else f'({moved})'} // {slope}"
+
+
+def _sizes_of(value: Value, text: str) -> Iterator[tuple[dims.Dim, str]]:
+    """The symbolic sizes that a value tells, each with the expression that reads it."""
+    if isinstance(value.type, ScalarType) and isinstance(value.type.expr, sympy.Expr):
+        yield value.type.expr, text
+    if isinstance(value.type, TensorType):
+        for axis, dim in enumerate(value.type.shape):
+            if isinstance(dim, sympy.Expr):
+                yield dim, f"{text}.shape[{axis}]"
+
+
+def _views_of_targets(graph: Graph) -> set[Value]:
+    """What the graph writes over at its end, and all that may be a view of it."""
+    found: set[Value] = set(graph.writebacks)
+    for node in graph.nodes:
+        inner = node.region.nodes if isinstance(node.op, Fusion) and node.region is not None else [node]
+        if any(may_share(n.op) for n in inner) and not found.isdisjoint(node.operand_values):
+            found.update(node.results)
     return found
-
-
-def _solve(dim: sympy.Expr, size: str) -> tuple[str, str] | None:
-    """The name in a size that is linear in it, as an expression of the size: 2*N + 1 -> (size - 1) // 2."""
-    (symbol,) = dim.free_symbols
-    slope = dim.diff(symbol)
-    if not (slope.is_Integer and slope != 0):
-        return None
-    return symbol.name, f"({size} - {dim.subs(symbol, 0)}) // {slope}"
 
 
 def _returns_sequence(node: Node) -> bool:
@@ -313,11 +357,4 @@ def _type_text(value: Any) -> str:
 
 
 def _state(constant: Constant) -> str:
-    return f'state["{constant.name}"]'
-
-
-def _identifier(name: str) -> str:
-    cleaned = re.sub(r"\W", "_", name)
-    if cleaned[:1].isdigit() or not cleaned:
-        cleaned = f"_{cleaned}"
-    return f"{cleaned}_" if keyword.iskeyword(cleaned) else cleaned
+    return f"state[{quoted(constant.name)}]"

@@ -14,27 +14,33 @@ def region_lines(out: Writer, node: Node) -> list[str]:
     """The lines of a fusion; the place of its result in the arena also holds temporaries before."""
     region = node.region
     assert region is not None
-    result, final = out.names[node.results[0]], region.results[0]
     out.names.update({p: out.text(o) for p, o in zip(region.inputs, node.operands, strict=True)})
-    destination = out.destination(node)
+    results = dict(zip(reversed(region.results), reversed([out.names[r] for r in node.results]), strict=True))
+    destination, final = out.destination(node), region.results[0]
     # An operand's memory can be written over at the end alone; the arena's own place from the start.
     place = destination if node.results[0] not in out.arena.in_place else None
     last = {v: step for step in region.nodes for v in step.operand_values}
     memory: dict[Value, str] = {}
     lines = []
     for position, step in enumerate(region.nodes):
+        dying = [v for v in memory if last.get(v) is step and v not in results]
         value = step.results[0]
-        dying = [v for v in dict.fromkeys(step.operand_values) if v.producer and last[v] is step]
         reusable = next((memory[v] for v in dying if v.type == value.type), None)
         free = place if place not in memory.values() and _alike(value, final) else None
         where = destination if value is final and destination else reusable or free
-        out.names[value] = result if value is final else f"{result}_{position}"
-        memory[value] = where or out.names[value]
-        lines.append(f"{out.names[value]} = {out.call(step, where)}")
+        for each in step.results:
+            out.names[each] = results.get(each) or out.fresh(f"{out.names[node.results[0]]}_{position}")
+        lines.append(f"{out.targets(step)}{out.call(step, where)}")
+        memory.update({each: out.names[each] for each in step.results})
+        if where is not None and where == place and out.writes_into(step, where):
+            memory[value] = where
         if dying:
             lines[-1] += f"; del {', '.join(out.names[v] for v in dying)}"
         for v in dying:
             memory.pop(v)
+    for outer, inner in zip(node.results, region.results, strict=True):
+        if out.text(inner) != out.names[outer]:  # an operand handed on, or a value returned twice
+            lines.append(f"{out.names[outer]} = {out.text(inner)}")
     return lines
 
 
