@@ -13,8 +13,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
-from capture.ir import Constant, Graph
-from capture.ir.interpreter import run_flat
+from capture.ir import Graph
+from capture.ir.interpreter import run_flat, write_back
 
 _serial = itertools.count()
 
@@ -100,10 +100,7 @@ class InterpretedGraph:
 
     def __call__(self, *flat: Any) -> Sequence[Any]:
         results, written = run_flat(self._graph, flat)
-        for target, value in zip(self._graph.writebacks, written, strict=True):
-            place = target.tensor if isinstance(target, Constant) else flat[self._graph.inputs.index(target)]
-            place.copy_(value)
-        return results
+        return write_back(self._graph, flat, results, written)
 
 
 def bound_constants(graph: Graph) -> dict[str, torch.Tensor]:

@@ -30,13 +30,36 @@ def run(graph: ir.Graph, args: Sequence[Any], kwargs: Any, *, dtype: torch.dtype
     """
     flat = flatten_inputs(graph, args, kwargs)
     results, written = run_flat(graph, flat, dtype=dtype)
-    with torch.no_grad():
-        for target, value in zip(graph.writebacks, written, strict=True):
-            tensor = target.tensor if isinstance(target, ir.Constant) else flat[graph.inputs.index(target)]
-            tensor.copy_(value)
+    results = write_back(graph, flat, results, written)
     if graph.out_spec is None:
         return results[0] if len(results) == 1 else tuple(results)
     return pytree.tree_unflatten(results, graph.out_spec)
+
+
+def write_back(
+    graph: ir.Graph, flat: Sequence[Any], results: Sequence[Any], written: Sequence[Any]
+) -> list[Any]:
+    """Give constants and inputs the values that the graph writes to them.
+
+    Returns the results; those that lie in memory written over are copies of what it held before.
+    """
+    if not graph.writebacks:
+        return list(results)
+    targets: list[Any] = [
+        target.tensor if isinstance(target, ir.Constant) else flat[graph.inputs.index(target)]
+        for target in graph.writebacks
+    ]
+    storages = {tensor.untyped_storage().data_ptr() for tensor in targets}
+
+    def apart(value: Any) -> Any:
+        shares = isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in storages
+        return value.clone() if shares else value
+
+    with torch.no_grad():
+        kept, values = [apart(v) for v in results], [apart(v) for v in written]
+        for tensor, value in zip(targets, values, strict=True):
+            tensor.copy_(value)
+    return kept
 
 
 def run_flat(
@@ -164,4 +187,4 @@ def _last_uses(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:
     return uses
 
 
-__all__ = ["LiteralType", "bind_dims", "flatten_inputs", "run", "run_flat", "solve_dim"]
+__all__ = ["LiteralType", "bind_dims", "flatten_inputs", "run", "run_flat", "solve_dim", "write_back"]
