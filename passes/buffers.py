@@ -80,6 +80,7 @@ class _Finder:
         self.nbytes: dict[Value, Dim] = {}
         self.layouts: dict[Value, Layout] = {}
         self.held: dict[Value, tuple[Value, ...]] = {}
+        self.strides: dict[Value, tuple[Dim, ...]] = {}  # where a size is 1 too
         self.unsure: set[Value] = set()  # roots never to be written over: they may be someone else's memory
         self.by_storage: dict[int, Value] = {}
 
@@ -121,7 +122,7 @@ class _Finder:
         for value in results:
             type_ = value.tensor_type
             fake = fakes[value.index] if fakes is not None else None
-            if fake is None or _needs_format(fake, type_) or self._has_own_dims(type_):
+            if fake is None or (self._is_fresh(fake) and self._is_as_typed(type_, fake)):
                 fake = self.fake.context.tensor(type_)
             self.fake.values[value] = fake
             if self._note(value, fake) is value and may_alias:
@@ -136,9 +137,12 @@ class _Finder:
         except CaptureError:  # no fake kernel for these operands: sizes that depend on data, say
             return None
 
-    def _has_own_dims(self, type_: TensorType) -> bool:
-        """Whether a size is defined by a node: each fake call names it anew."""
-        return not dims.free_names(list(type_.shape)) <= set(self.graph.dims)
+    def _is_fresh(self, fake: torch.Tensor) -> bool:
+        return fake.layout is not torch.strided or fake.untyped_storage()._cdata not in self.by_storage
+
+    def _is_as_typed(self, type_: TensorType, fake: torch.Tensor) -> bool:
+        """Whether the type knows better: a kernel's channels-last, sizes that each fake call names anew."""
+        return _needs_format(fake, type_) or not dims.free_names(list(type_.shape)) <= set(self.graph.dims)
 
     def _note(self, value: Value, fake: torch.Tensor) -> Value:
         """Learn the value's root and layout."""
@@ -149,15 +153,16 @@ class _Finder:
             return value
         root = self.by_storage.setdefault(fake.untyped_storage()._cdata, value)
         self.roots[value] = root
-        self.layouts[value] = self._layout(fake)
+        self.strides[value] = tuple(map(self.fake.context.dim, fake.stride()))
+        self.layouts[value] = self._layout(value, fake)
         if root is value:
             self.nbytes[value] = int(fake.untyped_storage().nbytes()) if isinstance(dense, int) else dense
         return root
 
-    def _layout(self, fake: torch.Tensor) -> Layout:
+    def _layout(self, value: Value, fake: torch.Tensor) -> Layout:
         dim = self.fake.context.dim
-        shape = tuple(dim(d) for d in fake.shape)
-        strides = tuple(1 if d == 1 else dim(s) for d, s in zip(shape, fake.stride(), strict=True))
+        shape = tuple(map(dim, fake.shape))
+        strides = tuple(1 if d == 1 else s for d, s in zip(shape, self.strides[value], strict=True))
         return Layout(fake.dtype, shape, strides, dim(fake.storage_offset()))
 
     def _hold(self, node: Node, value: Value, certain: bool) -> None:
@@ -184,10 +189,11 @@ class _Finder:
         if operand.tensor_type.memory_format != result.tensor_type.memory_format:
             return False
         wanted = self.layouts[result]
-        readings = (v for v in node.operand_values if self.roots.get(v) is root)
-        return self.nbytes[root] == self.nbytes[result] and all(
-            self.layouts.get(v) == wanted for v in readings
-        )
+        if self.nbytes[root] != self.nbytes[result] or self.layouts.get(operand) != wanted:
+            return False
+        # PyTorch compares strides even where the size is 1, and refuses what may overlap in part.
+        readings = [v for v in node.operand_values if self.roots.get(v) is root]
+        return all(self.layouts[v] == wanted and self.strides[v] == self.strides[operand] for v in readings)
 
 
 def _needs_format(fake: torch.Tensor, type_: TensorType) -> bool:

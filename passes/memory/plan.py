@@ -24,7 +24,6 @@ from passes.destinations import takes_destination
 from passes.liveness import Liveness, check_version, liveness
 from passes.memory.greedy import pack
 from passes.memory.sizes import Sizes
-from passes.memory_check import lower_bound
 
 
 @dataclass(frozen=True)
@@ -129,10 +128,17 @@ def arena_bytes(
     spans = [
         (*live.intervals[home], nbytes) for home in live.intervals if (nbytes := sizes(shared.nbytes[home]))
     ]
-    bound = lower_bound(spans)
+    bound = _lower_bound(spans)
     if limit is not None and bound >= limit:
         return bound, bound
     return _pack(spans, bound)[1], bound
+
+
+def _lower_bound(spans: Sequence[tuple[int, int, int]]) -> int:
+    """The most bytes alive at one step, as the checker counts them."""
+    from passes.memory_check import lower_bound  # here, so that `python -m passes.memory_check` loads it once
+
+    return lower_bound(spans)
 
 
 def _pack(spans: Sequence[tuple[int, int, int]], bound: int) -> tuple[tuple[int, ...], int]:
@@ -161,13 +167,13 @@ class _Planner:
 
     def plan(self) -> MemoryPlan:
         spans = [self._span(home) for home in self.homes]
-        bound = lower_bound(spans)
+        bound = _lower_bound(spans)
         offsets, arena = _pack(spans, bound)
         mine = [home for home in self.homes if _is_placeable(home, self.shared)]
         mine_spans = [self._span(home) for home in mine]
-        mine_offsets, in_arena = _pack(mine_spans, lower_bound(mine_spans))
+        mine_offsets, in_arena = _pack(mine_spans, _lower_bound(mine_spans))
         placed = dict(zip(mine, mine_offsets, strict=True))
-        callee = lower_bound([self._span(home) for home in self.homes if home not in placed])
+        callee = _lower_bound([self._span(home) for home in self.homes if home not in placed])
         lives_in = self._lives_in()
         made = self._buffers(offsets, placed, lives_in)
         position = dict(zip(self.homes, offsets, strict=True))

@@ -105,6 +105,8 @@ class Search:
         Returns:
             (order or None where there is none below the limit, whether this is certain: the budget sufficed).
         """
+        if self.floor >= limit:
+            return None, True
         first = self.start(self.floor)
         best = {first.done: first.peak}
         heap = [(first.peak, -first.done.bit_count(), 0, first)]
