@@ -146,7 +146,7 @@ def build_report(
             "nodes": {"captured": len(captured.nodes), "optimized": len(graph.nodes)},
             "passes": _passes(graph),
             "memory": _memory(plan, measured_peak),
-            "parity": parity.to_dict() if parity else None,
+            "parity": None if parity is None else parity.to_dict(),
             **_latency(compiled, timing),
             "backend": compiled.backend,
             "candidates": [

@@ -75,7 +75,7 @@ def inputs_from_file(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             if not hasattr(arrays, "files"):
                 raise UsageError(f"{path} holds one array without a name", hint="np.savez(path, x=array)")
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}

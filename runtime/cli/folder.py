@@ -16,13 +16,9 @@ __all__ = ["OutputFolder", "default_folder", "writable_file"]
 
 def default_folder(model: str) -> Path:
     """``capture-out/resnet`` for models.resnet, ``capture-out/resnet-small`` for models.resnet:small."""
-    if model.endswith(".pt2"):
-        return Path("capture-out") / Path(model).stem
-    module, _, factory = model.partition(":")
-    name = module.rpartition(".")[2]
-    if factory and factory != "build":
-        name = factory if factory.startswith(name) else f"{name}-{factory}"
-    return Path("capture-out") / name
+    place, _, factory = model.partition(":")
+    name = Path(place).stem if place.endswith((".pt2", ".py")) else place.rpartition(".")[2]
+    return Path("capture-out") / (f"{name}-{factory}" if factory not in ("", "build") else name)
 
 
 class OutputFolder:

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from capture import Graph
+from runtime.cli import main
 from runtime.report import REQUIRED, Report
 
 MODEL = "models.mlp:small"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    """One whole run, with everything that is written of itself; its output, and the folder it ran in."""
+    place = tmp_path_factory.mktemp("whole")
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(place),
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setenv("COLUMNS", "100")
+        code = main([MODEL, "--optimize", "--iters", "1"])
+    return Outcome(code, out.getvalue(), err.getvalue()), place
+
+
 @pytest.fixture
-def done(cli):
-    """One whole run, with everything that is written of itself."""
-    return cli(MODEL, "--optimize", "--iters", "1")
+def done(whole: tuple[Outcome, Path]) -> Outcome:
+    return whole[0]
 
 
 def test_the_account(done) -> None:
@@ -34,8 +60,8 @@ def test_the_account(done) -> None:
     assert re.search(r"^latency +eager [\d.]+ (ms|µs) +ours [\d.]+ (ms|µs) +[\d.]+x \[", done.out, re.M)
 
 
-def test_the_output_folder(done, folder: Path) -> None:
-    written = folder / "capture-out" / "mlp-small"
+def test_the_output_folder(done: Outcome, whole: tuple[Outcome, Path]) -> None:
+    written = whole[1] / "capture-out" / "mlp-small"
     names = {file.name for file in written.iterdir()}
     assert names == {
         "graph.txt", "optimized.txt", "graph.svg", "optimized.svg", "memory.svg", "model.py", "model.onnx",
@@ -49,8 +75,8 @@ def test_the_output_folder(done, folder: Path) -> None:
     assert report["model"] == MODEL
 
 
-def test_generated_python_runs_by_itself(done, folder: Path) -> None:
-    source = (folder / "capture-out" / "mlp-small" / "model.py").read_text()
+def test_generated_python_runs_by_itself(whole: tuple[Outcome, Path]) -> None:
+    source = (whole[1] / "capture-out" / "mlp-small" / "model.py").read_text()
     assert "import capture" not in source
     assert "from capture" not in source
     compile(source, "model.py", "exec")

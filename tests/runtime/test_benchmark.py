@@ -156,13 +156,11 @@ def test_processes_take_turns_and_an_engine_that_fails_is_named() -> None:
     phases: list[str] = []
     engines = {
         "eager": {"model": "models.mlp:small", "engine": "eager"},
-        "aten": {"model": "models.mlp:small", "engine": "aten"},
         "broken": {"model": "models.mlp:small", "engine": "aten", "disable": ["no-such-pass"]},
     }
     found = benchmark_processes(engines, iters=2, rounds=2, repeats=2, threads=1, progress=phases.append)
-    assert list(found.timing.rows) == ["eager", "aten"]
-    assert len(found.timing.rows["aten"].samples) == 2 * 2 * 2 * 2
-    assert found.engines["aten"]["ok"]
+    assert list(found.timing.rows) == list(found.engines) == ["eager"]
+    assert len(found.timing.rows["eager"].samples) == 2 * 2 * 2 * 2
     assert "no-such-pass" in found.failed["broken"]
     assert [p for p in phases if "broken" in p] == ["starting broken (1 of 2)"]
 

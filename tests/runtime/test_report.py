@@ -42,7 +42,7 @@ def test_keys_of_the_report(report: Report) -> None:
     assert data["device"] == "cpu"
     assert data["frontend"].startswith("torch.export")
     assert data["nodes"]["captured"] > data["nodes"]["optimized"] > 0
-    assert data["passes"][0]["name"] == "recompose"
+    assert {"fold-batch-norm", "fuse", "memory"} <= {row["name"] for row in data["passes"]}
     assert set(data["passes"][0]) >= {"name", "seconds", "changed", "nodes_before", "nodes_after"}
     memory = data["memory"]
     assert memory["naive_bytes"] > memory["arena_bytes"] >= memory["lower_bound_bytes"] > 0
