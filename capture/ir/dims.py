@@ -57,6 +57,24 @@ def is_symbolic(dim: object) -> bool:
     return isinstance(dim, sympy.Expr) and not dim.is_number
 
 
+def is_size(expr: Dim) -> bool:
+    """Whether a size in normal form is within the grammar; torch also has sizes that go through floats."""
+    if isinstance(expr, int):
+        return True
+    parts = (
+        sympy.Symbol,
+        sympy.Integer,
+        sympy.Add,
+        sympy.Mul,
+        sympy.Pow,
+        tsf.FloorDiv,
+        tsf.PythonMod,
+        tsf.Max,
+        tsf.Min,
+    )
+    return all(isinstance(part, parts) for part in sympy.preorder_traversal(expr))
+
+
 def canonical(dim: Any) -> Dim:
     """An int where the expression is a number, else the expression."""
     if isinstance(dim, sympy.Expr):

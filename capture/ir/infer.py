@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import count
+from typing import Any
 
 import sympy
 import torch
-from torch._guards import detect_fake_mode
+from torch._C import _DisableAutocast
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._sympy.numbers import int_oo
 
 from capture.errors import CaptureError
-from capture.ir import dims, graph as ir
+from capture.ir import dims
+from capture.ir import graph as ir
 from capture.ir.ops import Fusion, op_name
 from capture.ir.types import (
     CONTIGUOUS,
@@ -26,65 +34,109 @@ from capture.ir.types import (
     TensorType,
     ValueType,
     format_of,
+    type_names,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_HINTS = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)  # unlike each other, and unlike usual channel counts
+_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+_HINTS = tuple(sympy.primerange(7, 200))  # unlike each other, and unlike usual channel counts
 
 
 class FakeContext:
-    """A fake mode in which a graph's dims are SymInts, and the two-way map between the two."""
+    """A fake mode in which a graph's dims are SymInts, and the two-way map between the two.
 
-    def __init__(self, ranges: Mapping[str, Range]) -> None:
+    What a fake call asks of the sizes is answered by their ranges, else by example sizes ("hints") unlike
+    each other; the answers are not kept, so that no call can specialise a size for the next one.
+    """
+
+    def __init__(self, ranges: Mapping[str, Range], taken: Callable[[], set[str]] = set) -> None:
+        """`taken` tells the names of the data-dependent sizes that the graph has so far."""
         self.shape_env = ShapeEnv()
-        # The mode of an enclosing torch.compile must not answer our calls.
         self.mode = FakeTensorMode(shape_env=self.shape_env, allow_non_fake_inputs=True)
+        self._taken = taken
+        self._hints: set[int] = set()
         self._symints: dict[str, Any] = {}
         self._names: dict[sympy.Symbol, sympy.Symbol] = {}
-        for i, (name, bounds) in enumerate(ranges.items()):
-            self._add(name, bounds, _HINTS[i % len(_HINTS)] + i // len(_HINTS))
+        for name, bounds in ranges.items():
+            self._add(name, bounds)
 
-    def _add(self, name: str, bounds: Range, hint: int) -> None:
-        from torch._dynamo.source import ConstantSource
-
-        upper = bounds.upper
-        hint = max(bounds.lower, hint if upper is None else min(hint, upper))
+    def _add(self, name: str, bounds: Range) -> None:
+        hint = self._hint(bounds)
         source = ConstantSource(f"dim_{name}")
-        made = self.shape_env.create_symbol(hint, source, dynamic_dim=DimDynamic.DYNAMIC, do_not_specialize_zero_one=True)
+        made = self.shape_env.create_symbol(
+            hint, source, dynamic_dim=DimDynamic.DYNAMIC, do_not_specialize_zero_one=True
+        )
         if isinstance(made, sympy.Symbol):
             self._names[made] = dims.symbol(name)
+            self.shape_env.constrain_symbol_range(
+                made, compiler_min=bounds.lower, compiler_max=int_oo if bounds.upper is None else bounds.upper
+            )
         self._symints[name] = self.shape_env.create_symintnode(made, hint=hint, source=source)
+
+    def _hint(self, bounds: Range) -> int:
+        """A size within the bounds, neither 1 nor another dim's hint where that can be had."""
+        higher = range(bounds.lower, bounds.lower + _HINTS[-1] + len(self._hints))
+        found = [n for n in (*_HINTS, *higher) if n in bounds]
+        hint: int = min(found, key=lambda n: (n in self._hints, n < 2))
+        self._hints.add(hint)
+        return hint
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Where fake calls belong: nothing of the caller's gets in, neither a fake mode nor autocast."""
+        # Without Python's decompositions, C++ makes an integer of each size that passes through a float.
+        dispatcher = enable_python_dispatcher if self._symints else nullcontext
+        level = _FAKE_LOG.level
+        _FAKE_LOG.setLevel(logging.CRITICAL)  # else it prints a traceback for each operand that an op refuses
+        try:
+            with (
+                _disable_current_modes(),
+                self.shape_env.suppress_guards(),
+                _DisableAutocast(),
+                torch.no_grad(),
+                dispatcher(),
+            ):
+                yield
+        finally:
+            _FAKE_LOG.setLevel(level)
 
     def _symint(self, s: sympy.Symbol) -> Any:
         if s.name not in self._symints:  # a data-dependent size has no declared range
-            self._add(s.name, Range(0), _HINTS[len(self._symints) % len(_HINTS)])
+            self._add(s.name, Range(0))
         return self._symints[s.name]
 
     def size(self, dim: dims.Dim) -> Any:
         """A size as an int or a SymInt."""
-        return dims.fold(
-            dim,
-            self._symint,
-            minimum=lambda a, b: torch.sym_min(a, b),
-            maximum=lambda a, b: torch.sym_max(a, b),
-        )
+        return dims.fold(dim, self._symint, minimum=torch.sym_min, maximum=torch.sym_max)
 
     def dim(self, size: Any) -> dims.Dim:
-        """A size that a fake call gave, in the graph's own dims."""
+        """A size that a fake call gave, in the graph's own dims.
+
+        Raises:
+            CaptureError: the size is computed by what the grammar of sizes does not have.
+        """
         if not isinstance(size, torch.SymInt):
             return int(size)
         expr = size.node.expr
-        for s in expr.free_symbols - set(self._names):
-            self._names[s] = dims.symbol(s.name)
-        return dims.normalise(expr.xreplace(self._names))
+        for s in sorted(expr.free_symbols - set(self._names), key=str):
+            self._names[s] = self._fresh()
+        found = dims.normalise(expr.xreplace(self._names))
+        if not dims.is_size(found):
+            raise CaptureError(
+                f"the size {found} is no integer arithmetic",
+                hint="give the size as an integer, or make it static",
+            )
+        return found
+
+    def _fresh(self) -> sympy.Symbol:
+        """A symbol for a size that the call's data decide, unlike any that the graph has."""
+        taken = self._taken() | {s.name for s in self._names.values()} | set(self._symints)
+        return dims.symbol(next(name for i in count() if (name := f"u{i}") not in taken))
 
     def tensor(self, type: TensorType) -> torch.Tensor:
         """A fake tensor of that type."""
-        shape = [self.size(d) for d in type.shape]
-        format_ = TORCH_FORMATS.get(type.memory_format, torch.contiguous_format)
-        with self.mode:
+        with self.active(), self.mode:
+            shape = [self.size(d) for d in type.shape]
+            format_ = TORCH_FORMATS.get(type.memory_format, torch.contiguous_format)
             return torch.empty(shape, dtype=type.dtype, device=type.device, memory_format=format_)
 
     def operand(self, operand: Any, values: Mapping[Any, Any] | None = None) -> Any:
@@ -98,6 +150,7 @@ class FakeContext:
         return operand
 
     def value(self, type: ValueType) -> Any:
+        """A fake of a value of that type; a scalar that no size names gets an example."""
         if isinstance(type, TensorType):
             return self.tensor(type)
         if isinstance(type, LiteralType):
@@ -107,29 +160,54 @@ class FakeContext:
         return {"int": 2, "float": 0.5, "bool": True, "none": None}[type.kind]
 
     def type(self, result: Any) -> ValueType:
-        """The type of what a fake call returned."""
+        """The type of what a fake call returned.
+
+        Raises:
+            CaptureError: a graph cannot hold such a thing.
+        """
         if isinstance(result, torch.Tensor):
             shape = tuple(self.dim(d) for d in result.shape)
             format_ = format_of(shape, [self.dim(s) for s in result.stride()])
             return TensorType(result.dtype, shape, format_, result.device)
         if isinstance(result, torch.SymInt):
             return ScalarType("int", self.dim(result))
-        if result is None:
-            return ScalarType("none")
-        kind = {torch.SymFloat: "float", torch.SymBool: "bool", bool: "bool", int: "int", float: "float"}[type_(result)]
-        return ScalarType(kind)
+        for kind, types in _SCALARS.items():
+            if isinstance(result, types):
+                return ScalarType(kind)
+        raise CaptureError(f"a graph cannot hold what the op returns, a {type_(result).__name__}")
 
 
 type_ = type
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "none": (type_(None),),
+    "bool": (bool, torch.SymBool),
+    "int": (int,),
+    "float": (float, torch.SymFloat),
+}
 
 
 def context_for(graph: ir.Graph) -> FakeContext:
     """The graph's fake context; regions share their graph's, by sharing its dims."""
     key = tuple(graph.dims.items())
     if graph.dims.context is None or graph.dims.context[0] != key:
-        graph.dims.context = (key, FakeContext(graph.dims))
+        whole = weakref.ref(graph)
+        graph.dims.context = (key, FakeContext(graph.dims, lambda: _data_dependent(whole())))
     context: FakeContext = graph.dims.context[1]
     return context
+
+
+def _data_dependent(graph: ir.Graph | None) -> set[str]:
+    """Names such as ``u0`` among the types of a graph, its regions and the graph that it is a region of."""
+    while graph is not None and graph.owner is not None and graph.owner.graph is not None:
+        graph = graph.owner.graph
+    found: set[str] = set()
+    graphs = [] if graph is None else [graph]
+    while graphs:
+        part = graphs.pop()
+        for value in (*part.inputs, *(v for node in part.nodes for v in node.results)):
+            found |= {name for name in type_names(value.type) if dims.is_data_dependent(name)}
+        graphs += [region for node in part.nodes for region in node.regions]
+    return found
 
 
 def infer_types(graph: ir.Graph, node: ir.Node) -> Sequence[ValueType]:
@@ -138,16 +216,18 @@ def infer_types(graph: ir.Graph, node: ir.Node) -> Sequence[ValueType]:
     Raises:
         CaptureError: the op refuses the operands.
     """
-    if isinstance(node.op, Fusion):
-        assert node.region is not None
-        return [v.type for v in node.region.result_values]
     if node.regions:
-        return [v.type for v in node.regions[0].result_values]
+        return region_types(node.regions[0])
     context = context_for(graph)
-    leaf = context.operand
-    args = ir.map_operand(node.operands, leaf)
-    kwargs = {k: ir.map_operand(v, leaf) for k, v in node.kwargs.items()}
+    args = ir.map_operand(node.operands, context.operand)
+    kwargs = {k: ir.map_operand(v, context.operand) for k, v in node.kwargs.items()}
     return fake_call(context, node.op, args, kwargs)
+
+
+def region_types(region: ir.Graph) -> list[ValueType]:
+    """Types of what a region returns, of the literals and sizes among it too."""
+    context = context_for(region)
+    return [v.type if isinstance(v, ir.Value) else context.type(context.operand(v)) for v in region.results]
 
 
 class FakeRun:
@@ -188,22 +268,43 @@ class FakeRun:
 
 
 def fake_call(context: FakeContext, op: Any, args: Any, kwargs: Any) -> Sequence[ValueType]:
-    """Types of what the op returns for fake operands. Raises CaptureError where it refuses them."""
+    """Types of what the op returns for fake operands.
+
+    Raises:
+        CaptureError: the op refuses them, or returns what a graph cannot hold.
+    """
     return [context.type(r) for r in _flat_call(context, op, args, kwargs)]
 
 
 def _flat_call(context: FakeContext, op: Any, args: Any, kwargs: Any) -> list[Any]:
     try:
-        with ExitStack() as stack:
-            if detect_fake_mode() is not None:
-                stack.enter_context(torch.utils._python_dispatch._disable_current_modes())
-            stack.enter_context(context.mode)
-            stack.enter_context(torch.no_grad())
+        with context.active(), context.mode:
             results = op(*args, **kwargs)
     except Exception as error:
-        shown = ", ".join(str(context.type(a)) if isinstance(a, torch.Tensor) else repr(a) for a in args)
-        raise CaptureError(f"{op_name(op)} does not accept these operands", why=f"{error}\n({shown})") from error
+        shown = ", ".join(
+            [_shown(context, a) for a in args] + [f"{k}={_shown(context, v)}" for k, v in kwargs.items()]
+        )
+        raise CaptureError(
+            f"{op_name(op)} does not accept these operands", why=f"{error}\n({shown})"
+        ) from error
     return pytree.tree_leaves(results, is_leaf=lambda v: v is None)
 
 
-__all__ = ["CONTIGUOUS", "STRIDED", "FakeContext", "FakeRun", "context_for", "fake_call", "infer_types"]
+def _shown(context: FakeContext, operand: Any) -> str:
+    if isinstance(operand, (list, tuple)):
+        return f"[{', '.join(_shown(context, v) for v in operand)}]"
+    if isinstance(operand, torch.SymInt):
+        return dims.format_dim(context.dim(operand))
+    return str(context.type(operand)) if isinstance(operand, torch.Tensor) else repr(operand)
+
+
+__all__ = [
+    "CONTIGUOUS",
+    "STRIDED",
+    "FakeContext",
+    "FakeRun",
+    "context_for",
+    "fake_call",
+    "infer_types",
+    "region_types",
+]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
+from torch.utils._sympy import functions as tsf
 
 from capture.ir import dims
 from capture.ir.dims import Dim
@@ -151,6 +152,13 @@ class LiteralType:
 ValueType: TypeAlias = TensorType | ScalarType | LiteralType
 
 
+def type_names(type: ValueType) -> set[str]:
+    """Names of the symbolic sizes in a type."""
+    if isinstance(type, TensorType):
+        return dims.free_names(type.shape)
+    return dims.free_names(type.expr) if isinstance(type, ScalarType) else set()
+
+
 def format_of(shape: Sequence[Dim], strides: Sequence[Dim]) -> str:
     """The memory format that strides amount to; sizes are compared as expressions, without guards."""
     if _nested(shape, strides, range(len(shape))):
@@ -167,10 +175,22 @@ def _nested(shape: Sequence[Dim], strides: Sequence[Dim], order: Sequence[int]) 
         return True
     expected: Dim = 1
     for axis in reversed(order):
-        if shape[axis] != 1 and strides[axis] != expected:
+        if shape[axis] != 1 and _unless_empty(strides[axis]) != expected:
             return False
-        expected = dims.normalise(dims.product((expected, shape[axis])))
+        expected = _unless_empty(dims.normalise(dims.product((expected, shape[axis]))))
     return True
+
+
+def _unless_empty(size: Dim) -> Dim:
+    """Torch writes max(1, H//2) for the stride over H//2 elements: they differ where no stride matters."""
+    if isinstance(size, int):
+        return size
+    return dims.canonical(
+        size.replace(
+            lambda e: isinstance(e, tsf.Max) and 1 in e.args,
+            lambda e: tsf.Max(*(a for a in e.args if a != 1)),
+        )
+    )
 
 
 def memory_format_of(tensor: torch.Tensor) -> str:

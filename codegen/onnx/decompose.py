@@ -80,7 +80,8 @@ class _Importer:
                 results = step.args[0] if isinstance(step.args[0], (list, tuple)) else [step.args[0]]
                 self.graph.set_results([self._operand(r) for r in results])
         circular = any(n.op is self.node.op for n in self.graph.nodes)
-        strange = any(self._names(v) - self.known_dims for n in self.graph.nodes for v in n.results)
+        names = set().union(*(self._names(v) for n in self.graph.nodes for v in n.results)) - self.known_dims
+        strange = not all(map(dims.is_data_dependent, names))
         return None if circular or strange else self.graph
 
     def _call(self, step: FxNode) -> Any:
