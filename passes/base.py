@@ -127,7 +127,7 @@ def _parse_option(name: str, key: str, text: str, default: Any) -> Any:
         if isinstance(default, (int, float)):
             return type(default)(text)
     except (KeyError, ValueError) as error:
-        raise UsageError(f"{name}{{{key}={text}}}: {text!r} is not a {type(default).__name__}") from error
+        raise UsageError(f"{name}{{{key}={text}}}: {text!r} is no {type(default).__name__}") from error
     return text
 
 

@@ -51,7 +51,7 @@ def drop_unused_results(graph: Graph, node: Node) -> Node:
     """A fusion that returns only what is used: the node itself, or one in its place."""
     kept = [v for v in node.results if v.num_uses]
     region = node.region
-    if region is None or len(kept) == len(node.results):
+    if region is None or not kept or len(kept) == len(node.results):
         return node
     region.set_results([region.results[v.index] for v in kept])
     made = graph.add_node(

@@ -8,7 +8,7 @@ they are made from: conv1.weight.folded, bn1.folded_bias.
 
 Does not fire when y has another use, when weights or statistics are not constants (unbound, written back, or
 computed), in training mode, when the norm's channels are not the layer's outputs (linear over more than two
-axes, a convolution without batch axis), when the two differ in dtype, or when a folded weight is not finite.
+axes, a convolution without batch axis), or when a folded weight is not finite in the layer's dtype.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ def can_fold(graph: Graph, norm: Node) -> bool:
         return False
     if any(v.num_uses for v in norm.results[1:]):
         return False
-    y, weight = layer.result.tensor_type, layer.arg("weight").tensor_type
-    return y.rank == weight.rank and y.dtype == weight.dtype == norm.results[0].tensor_type.dtype
+    return layer.result.tensor_type.rank == layer.arg("weight").tensor_type.rank
 
 
 def is_layer(node: Node) -> bool:

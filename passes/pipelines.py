@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 CLEAN = (
-    "simplify",  # identities first: what they leave behind is found constant, equal or dead below
+    "simplify",  # identities first: what they leave behind is found equal, constant or dead below
+    "eliminate-common-subexpressions",  # before folding: equal nodes are found, equal constants are not
     "fold-constants",
-    "eliminate-common-subexpressions",
     "eliminate-dead-code",
 )
 
