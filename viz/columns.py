@@ -87,12 +87,13 @@ def _cuts(scene: Scene) -> list[int]:
     prices = {c: price(c) for c in range(1, len(boxes))}
     if height < _VERY_TALL:
         prices = {c: p for c, p in prices.items() if p < _REPEAT}
-    cheapest = sorted(sorted(prices, key=lambda c: (prices[c], c))[:_CANDIDATES])
+    cheapest: dict[int, int] = {}  # one place for each stretch of the way down
+    for c in sorted(prices, key=lambda c: (-prices[c], -c)):
+        cheapest[int(depth[c] / height * _CANDIDATES)] = c
+    places = sorted(cheapest.values())
     ideal = math.sqrt(ASPECT * height / _TYPICAL_WIDTH)
-    plans = [
-        _plan(depth, cheapest, prices, n, height)
-        for n in range(1, min(len(cheapest), round(1.5 * ideal)) + 2)
-    ]
+    most = min(len(places), round(1.5 * ideal)) + 1
+    plans = [_plan(depth, places, prices, count, height) for count in range(1, most + 1)]
     return min(plans, key=lambda plan: round(plan[0] + 3 * math.log((len(plan[1]) + 1) / ideal) ** 2, 6))[1]
 
 

@@ -12,7 +12,7 @@ matched by module path and source line.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,12 +65,11 @@ class Difference:
         old = dict(zip(self.merged.nodes, self.a.nodes, strict=True))
         by_id = any(n.origin.ids for n in old.values())
         standing: dict[Hashable, list[Node]] = defaultdict(list)
-        for node in self.b.nodes:
-            for key in _keys(node, by_id):
+        for node, keys in _keys(self.b, by_id).items():
+            for key in keys:
                 standing[key].append(node)
-        for node in old:
-            found = [n for key in _keys(node, by_id) for n in standing.get(key, ())]
-            self.carriers[node] = list(dict.fromkeys(found))
+        for node, keys in zip(old, _keys(self.a, by_id).values(), strict=True):
+            self.carriers[node] = list(dict.fromkeys(n for key in keys for n in standing.get(key, ())))
         self._choose()
         for node in old:
             self.fates[node], self.notes[node] = self._fate(node)
@@ -194,10 +193,19 @@ def _with_inner(node: Node) -> list[Node]:
     return [node, *(inner for region in node.regions for n in region.nodes for inner in _with_inner(n))]
 
 
-def _keys(node: Node, by_id: bool) -> Iterator[Hashable]:
-    """What a node is known by in the other graph."""
-    if by_id:
-        yield from dict.fromkeys(number for n in _with_inner(node) for number in n.origin.ids)
-    elif node.origin.modules or node.origin.locations:
-        places = node.origin.locations or (("", 0),)
-        yield from ((module, place) for module in node.origin.modules or ("",) for place in places)
+def _keys(graph: Graph, by_id: bool) -> dict[Node, list[Hashable]]:
+    """What each node is known by in the other graph."""
+    found: dict[Node, list[Hashable]] = {}
+    seen: Counter[Hashable] = Counter()
+    for node in graph.nodes:
+        numbers = dict.fromkeys(number for n in _with_inner(node) for number in n.origin.ids)
+        modules, places = node.origin.modules, node.origin.locations
+        if by_id and numbers:
+            found[node] = list(numbers)
+        elif not by_id and (modules or places):
+            found[node] = [(module, place) for module in modules or ("",) for place in places or (("", 0),)]
+        else:
+            alike = (op_name(node.op), *(str(v.type) for v in node.results))
+            found[node] = [(*alike, seen[alike])]
+            seen[alike] += 1
+    return found

@@ -17,7 +17,7 @@ from viz.strip import latency_svg
 from viz.style import FATES, human_bytes
 from viz.timeline import Timeline, memory_svg, timeline_of
 
-_LARGE = 150_000  # characters from which on a drawing that is not shown at first is compressed
+_LARGE = 60_000  # characters from which on a drawing that is not shown at first is compressed
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -39,7 +39,7 @@ def report_html(report: Mapping[str, Any], graphs: Mapping[str, Graph], plan: An
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )

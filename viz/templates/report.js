@@ -79,6 +79,10 @@
 
   async function unpacked(template) {
     if (!template.dataset.packed) return template.content.firstElementChild;
+    if (!("DecompressionStream" in window)) {
+      hits.textContent = "This browser cannot unpack the drawing; a newer one can.";
+      return one("svg", canvas);
+    }
     const bytes = Uint8Array.from(atob(template.dataset.packed), (c) => c.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const holder = document.createElement("div");

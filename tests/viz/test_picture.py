@@ -1,0 +1,245 @@
+"""The picture of a graph: all is in it, its bytes are the same every time, hostile names do no harm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import viz
+from capture import CaptureError, Graph
+from capture._floors import ROOT
+from capture.ir import CapturedOp, Origin, TensorType
+from tests.handmade import parse
+from tests.viz.svgs import Picture, font_sizes, node_names, texts_of, tooltip
+
+aten = torch.ops.aten
+
+RESIDUAL = """
+    graph(%x: f32[1, 8, 16, 16])
+      @conv.weight: f32[8, 8, 3, 3]
+      %0: f32[1, 8, 16, 16] = aten.conv2d(%x, @conv.weight, None, [1, 1], [1, 1])  # conv  net.py:7
+      %1: f32[1, 8, 16, 16] = aten.relu(%0)                                        # act  net.py:8
+      %2: f32[1, 8, 16, 16] = aten.add.Tensor(%1, %x)                              # -  net.py:9
+      %3: f32[1, 8] = aten.mean.dim(%2, [2, 3])                                    # pool  net.py:10
+      return %3
+"""
+
+
+def test_every_node_is_in_the_unfolded_picture(resnet50: tuple[Graph, Graph]) -> None:
+    for graph in resnet50:
+        picture = Picture(viz.svg(graph, fold=False))
+        drawn = [name for name in picture.names if name != "%x"]
+        assert sorted(drawn) == sorted(node_names(graph))
+        assert picture.badges == []
+
+
+def test_every_node_has_its_place_in_the_folded_picture(resnet50: tuple[Graph, Graph]) -> None:
+    for graph in resnet50:
+        picture = Picture(viz.svg(graph))
+        drawn = [name for name in picture.names if name != "%x"]
+        assert sorted(drawn) == sorted(node_names(graph))
+        assert len(picture.boxes) < 0.7 * len(graph.nodes)
+
+
+def test_blocks_of_resnet50_are_folded(resnet50: tuple[Graph, Graph]) -> None:
+    for graph in resnet50:
+        picture = Picture(viz.svg(graph))
+        assert picture.badges == ["× 2", "× 3", "× 5", "× 2"]
+        assert [h for h in picture.headings if "–" in h] == [
+            "layer1.1–2", "layer2.1–3", "layer3.1–5", "layer4.1–2",
+        ]  # fmt: skip
+
+
+def test_the_same_bytes_in_another_process(tmp_path: Path, small_resnet: tuple[Graph, Graph]) -> None:
+    for number, graph in enumerate(small_resnet):
+        graph.save(tmp_path / f"{number}.safetensors")
+    code = (
+        "import hashlib, sys, viz; from capture import Graph\n"
+        "a, b = (Graph.load(f'{sys.argv[1]}/{i}.safetensors') for i in (0, 1))\n"
+        "texts = [viz.svg(a), viz.svg(b), viz.svg(a, fold=False), viz.diff(a, b)]\n"
+        "print(hashlib.sha256(''.join(texts).encode()).hexdigest())"
+    )
+    found = set()
+    for seed in ("0", "1234"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.add(done.stdout)
+    assert len(found) == 1
+
+
+def test_links_carry_shapes_and_bytes() -> None:
+    picture = Picture(viz.svg(parse(RESIDUAL)))
+    ends = {(link.get("data-f"), link.get("data-t")) for link in picture.links}
+    assert ends == {("i0", "n0"), ("n0", "n1"), ("n1", "n2"), ("i0", "n2"), ("n2", "n3"), ("n3", "r0")}
+    main = [(k.get("data-f"), k.get("data-t")) for k in picture.links if k.get("class") == "main"]
+    assert set(main) == ends - {("i0", "n2")}
+    assert "8×16×16" in picture.texts
+    assert "8" in picture.texts
+    assert "%0: f32[1, 8, 16, 16]   8.2 kB" in {tooltip(link) for link in picture.links}
+
+
+def test_a_link_is_wider_where_more_flows() -> None:
+    def width(size: int) -> float:
+        graph = parse(f"graph(%x: f32[{size}])\n  %0: f32[{size}] = aten.relu(%x)\n  return %0\n")
+        (line, *_) = (p for p in Picture(viz.svg(graph)).root.iter() if p.get("class") == "e")
+        return float(line.get("stroke-width") or 0)
+
+    assert width(10) == 1
+    assert 1 < width(10_000) < width(10_000_000)
+    assert width(10**12) == 6
+
+
+def test_kinds_colour_and_the_legend_names_those_used() -> None:
+    picture = Picture(viz.svg(parse(RESIDUAL)))
+    assert picture.kinds() == {
+        "conv2d 3×3": "compute", "relu": "pointwise", "add": "pointwise", "mean 2,3": "reduction",
+    }  # fmt: skip
+    assert {"compute (conv, matmul)", "memory-bound", "reduction, norm, pool"} <= set(picture.texts)
+    assert "view or move" not in picture.texts
+
+
+def test_hovering_tells_types_source_line_kernel_and_weights() -> None:
+    graph = parse(RESIDUAL)
+    node = next(iter(graph.nodes))
+    node.origin = Origin((0,), ("conv",), (("net.py", 7),))
+    graph.captured[0] = CapturedOp(0, "aten.conv2d", "conv", "net.py", 7, "y = self.conv(x)")
+    from capture.ir import Impl
+
+    node.set_impl(Impl("onednn.conv", {"packed": True}))
+    lines = tooltip(Picture(viz.svg(graph)).box("conv2d 3×3")).splitlines()
+    assert lines[0] == "%0 = aten.conv2d"
+    assert "%0: f32[1, 8, 16, 16]   8.2 kB" in lines
+    assert "module conv" in lines
+    assert "net.py:7   y = self.conv(x)" in lines
+    assert "  @conv.weight: f32[8, 8, 3, 3]" in lines
+    assert "via onednn.conv(packed=True)" in lines
+    assert lines[-1].startswith("0.3 MFLOP, reads 10.5 kB")
+
+
+def test_a_fused_region_is_one_box_that_lists_its_ops(small_resnet: tuple[Graph, Graph]) -> None:
+    picture = Picture(viz.svg(small_resnet[1], fold=False))
+    fused = [texts_of(box) for box in picture.boxes if "relu" in texts_of(box)]
+    assert ["conv2d 7×7 /2", "conv1, bn1", "relu"] in fused
+    assert [t for t in fused if "add" in t]
+    assert "relu" not in picture.titles
+
+
+def test_no_text_is_smaller_than_nine_pixels(small_resnet: tuple[Graph, Graph]) -> None:
+    captured, optimized = small_resnet
+    for svg in (viz.svg(captured), viz.diff(captured, optimized), viz.memory(optimized)):
+        sizes = font_sizes(svg)
+        assert sizes
+        assert min(sizes) >= 9
+        assert "prefers-color-scheme:dark" in svg
+
+
+def test_a_tall_graph_stands_in_columns_and_loses_no_link() -> None:
+    lines = [f"  %{i}: f32[64, 64] = aten.mul.Scalar(%{i - 1}, {i}.0)  # m{i}" for i in range(1, 240)]
+    text = "\n".join(["graph(%x: f32[64, 64])", "  %0: f32[64, 64] = aten.relu(%x)", *lines])
+    graph = Graph.parse(text + "\n  %240: f32[64, 64] = aten.add.Tensor(%239, %x)\n  return %240\n")
+    picture = Picture(viz.svg(graph))
+    width, height = (float(v) for v in (picture.root.get("viewBox") or "").split()[2:])
+    assert 0.4 < width / height < 2.5
+    assert sorted(name for name in picture.names if name != "%x") == sorted(node_names(graph))
+    reached = {link.get("data-t") for link in picture.links}
+    assert reached >= {f"n{i}" for i in range(241)} | {"r0"}
+    (ghost,) = (box for box in picture.boxes if (box.get("data-k") or "").startswith("ghost"))
+    assert texts_of(ghost)[0] == "x"
+
+
+def test_hostile_names_do_no_harm() -> None:
+    evil = '</title><script>alert("1 & 2")</script>\x00\x1b'
+    graph = Graph(evil)
+    graph.frontend = evil
+    x = graph.add_input(evil, TensorType(torch.float32, (2, 3)))
+    weight = graph.add_constant(evil, TensorType(torch.float32, (3, 3)))
+    origin = Origin((0,), (f"{evil}.0", evil), ((evil, 1),))
+    graph.captured[0] = CapturedOp(0, evil, evil, evil, 1, evil)
+    node = graph.add_node(aten.linear.default, [x, weight], origin=origin)
+    graph.set_results([node.result])
+    for svg in (viz.svg(graph), viz.svg(graph, title=evil), viz.diff(graph, graph)):
+        assert "<script" not in svg
+        assert not any(c in svg for c in "\x00\x1b")
+        assert '</title><script>alert("1 & 2")</script>' in tooltip(Picture(svg).box("linear"))
+
+
+def test_an_empty_graph() -> None:
+    picture = Picture(viz.svg(Graph("nothing")))
+    assert picture.boxes == []
+    assert picture.texts == ["nothing", "0 nodes"]
+
+
+def test_a_graph_that_returns_its_input() -> None:
+    picture = Picture(viz.svg(parse("graph(%x: f32[2])\n  return %x\n")))
+    assert picture.titles == ["x", "result"]
+    assert [(k.get("data-f"), k.get("data-t")) for k in picture.links] == [("i0", "r0")]
+
+
+def test_one_node() -> None:
+    picture = Picture(viz.svg(parse("graph(%x: f32[2])\n  %0: f32[2] = aten.relu(%x)\n  return %0\n")))
+    assert picture.titles == ["x", "relu", "result"]
+    assert "1 node" in picture.texts
+
+
+def test_symbolic_shapes_and_other_dtypes() -> None:
+    text = """
+        graph(%x: f32[N, 3, 2*N + 1], %i: i64[N]) where N in [2, 64]
+          %0: f32[N, 3, 2*N + 1] = aten.relu(%x)
+          %1: f32[N, 3, 2*N + 1] = aten.index_select(%0, 0, %i)
+          return %1
+    """
+    texts = Picture(viz.svg(parse(text, bind=False))).texts
+    assert "N×3×(2*N + 1)" in texts
+    assert "i64 N" in texts
+    assert "f32[N, 3, 2*N + 1]" in texts
+
+
+def test_what_is_written_back_and_what_comes_from_constants() -> None:
+    text = """
+        graph(%x: f32[2, 4])
+          @cache: f32[2, 4]
+          @table: f32[8, 4]
+          %0: f32[2, 4] = aten.slice.Tensor(@table, 0, 0, 2)
+          %1: f32[2, 4] = aten.add.Tensor(%x, %0)
+          return %1
+          write @cache = %1
+    """
+    picture = Picture(viz.svg(parse(text)))
+    assert picture.titles[-1] == "result … write cache"
+    assert picture.kinds()["slice 0"] == "folded"
+    assert "cache" not in picture.names
+
+
+def test_the_file_is_what_is_returned(tmp_path: Path) -> None:
+    graph = parse(RESIDUAL)
+    text = viz.svg(graph, tmp_path / "new" / "g.svg", title="A title")
+    assert (tmp_path / "new" / "g.svg").read_text() == text
+    assert "A title" in Picture(text).texts
+
+
+def test_an_unwritable_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaptureError, match="cannot write"):
+        viz.svg(parse(RESIDUAL), tmp_path / "file" / "g.svg")
+
+
+@pytest.mark.parametrize("missing", ["pydot", "pygraphviz"])
+def test_a_missing_package_is_told_in_one_line(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(CaptureError) as caught:
+        viz.svg(parse(RESIDUAL))
+    assert caught.value.what == f"drawing a graph needs {missing}, which cannot be imported"
+    assert "pip install pydot pygraphviz" in str(caught.value)
+    assert parse(RESIDUAL)._repr_svg_() is None
+
+
+def test_a_notebook_shows_the_picture() -> None:
+    graph = parse(RESIDUAL)
+    assert graph._repr_svg_() == viz.svg(graph)
