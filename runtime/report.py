@@ -20,12 +20,12 @@ import torch
 from capture.errors import CaptureError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
-from capture.ir.types import DTYPE_NAMES, TensorType
 from runtime.benchmark import Benchmark
 from runtime.compare import Parity
+from runtime.describe import count_parameters, graph_inputs, main_dtype
 from runtime.profile import Profile
 
-__all__ = ["FORMAT", "Report", "build_report", "describe_inputs", "versions"]
+__all__ = ["FORMAT", "Report", "build_report", "versions"]
 
 FORMAT = "torch-capture report 1"
 REQUIRED = (
@@ -137,9 +137,9 @@ def build_report(
             "device": "cpu",
             "machine": machine(),
             "threads": timing.threads if timing else torch.get_num_threads(),
-            "dtype": main_dtype(captured),
-            "parameters": count_parameters(captured),
-            "inputs": describe_inputs(captured),
+            "dtype": main_dtype(compiled.module or captured),
+            "parameters": count_parameters(compiled.module or captured),
+            "inputs": graph_inputs(captured),
             "frontend": captured.frontend,
             "frontend_attempts": [list(attempt) for attempt in getattr(captured, "attempts", ())],
             "level": compiled.recipe.level,
@@ -191,35 +191,6 @@ def machine() -> dict[str, Any]:
         except (OSError, StopIteration):
             pass
     return {"cpu": name, "cores": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability()}
-
-
-def count_parameters(graph: Graph) -> int:
-    """Elements of all weights and buffers that the graph uses; sizes of integers aside."""
-    tensors = [c.tensor for c in graph.constants.values() if c.tensor is not None]
-    return sum(t.numel() for t in tensors if t.is_floating_point() or t.is_complex())
-
-
-def main_dtype(graph: Graph) -> str:
-    """The dtype that most of the weights have."""
-    counts: dict[str, int] = {}
-    values = list(graph.constants.values()) or graph.inputs
-    for value in values:
-        if isinstance(value.type, TensorType) and (value.type.is_static or not graph.constants):
-            name = str(value.type.dtype).removeprefix("torch.")
-            counts[name] = counts.get(name, 0) + (int(value.type.numel) if value.type.is_static else 1)
-    return max(counts, key=lambda name: counts[name], default="")
-
-
-def describe_inputs(graph: Graph) -> list[str]:
-    """``x [1, 3, 224, 224]``, with the dtype where it is not float32."""
-    shown = []
-    for value in graph.inputs:
-        if isinstance(value.type, TensorType):
-            dtype = "" if value.type.dtype == torch.float32 else f" {DTYPE_NAMES[value.type.dtype]}"
-            shown.append(f"{value.name} [{', '.join(map(str, value.type.shape))}]{dtype}")
-        else:
-            shown.append(f"{value.name} {value.type}")
-    return shown
 
 
 def captured_ops(graph: Graph) -> list[dict[str, Any]]:

@@ -50,15 +50,20 @@ def took(seconds: float) -> str:
 
 
 def header(
-    terminal: Terminal, model: str, title: str, parameters: int, dtype: str, inputs: Sequence[str]
+    terminal: Terminal,
+    model: str,
+    title: str,
+    parameters: int,
+    dtype: str,
+    inputs: Sequence[str],
+    dynamic: Sequence[str] = (),
 ) -> None:
     """What is at hand."""
-    shown = (
-        ["input " + ", ".join(inputs)]
-        if len(inputs) <= 4
-        else [f"{len(inputs)} inputs: {', '.join(inputs[:3])}, ..."]
-    )
-    terminal.line(Text(model, style="bold"), title, f"{count(parameters)} parameters", dtype, *shown)
+    shown = "input " + ", ".join(inputs)
+    if len(inputs) > 4:
+        shown = f"{len(inputs)} inputs: {', '.join(inputs[:3])}, ..."
+    varying = "where " + ", ".join(dynamic) if dynamic else ""
+    terminal.line(Text(model, style="bold"), title, f"{count(parameters)} parameters", dtype, shown, varying)
     terminal.print()
 
 
@@ -129,7 +134,9 @@ def tell_memory(terminal: Terminal, graph: Graph, measured: int | None, backend:
         f"{size(plan.naive_bytes)} naive", f"{size(plan.arena_bytes)} planned {tight}", *parts, label="memory"
     )
     holders = [plan.buffers[i] for i in plan.peak_holders]
-    if holders:
+    if backend == "onnx":
+        terminal.line(Text("the plan is for aten; ONNX Runtime makes its own", style="dim"), indent=11)
+    elif holders:
         places = dict.fromkeys(b.location or b.op for b in sorted(holders, key=lambda b: -b.size))
         shown = ", ".join(itertools.islice(places, 2)) + ", ..." * (len(places) > 2)
         terminal.line(Text(f"peak held by {shown}", style="dim"), indent=11)

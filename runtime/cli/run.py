@@ -10,7 +10,6 @@ import click
 from rich.text import Text
 
 from capture.errors import UsageError
-from capture.ir import Graph
 from capture.loading import Loaded
 from runtime.benchmark import Benchmark, benchmark
 from runtime.cli import account
@@ -29,10 +28,11 @@ from runtime.cli.terminal import Terminal
 from runtime.cli.verdict import check
 from runtime.compare import Parity, judge
 from runtime.compile import Compiled
+from runtime.describe import count_parameters, describe_inputs, main_dtype
 from runtime.peak import measured_peak
 from runtime.profile import Profile, profile
 from runtime.reference import reference, runnable
-from runtime.report import build_report, count_parameters, describe_inputs, main_dtype
+from runtime.report import build_report
 
 TIMING_SECONDS = 6.0
 PROFILE_RUNS = 3
@@ -84,8 +84,8 @@ def level_name(options: SimpleNamespace) -> str:
 def dry_run(terminal: Terminal, options: SimpleNamespace) -> int:
     """Capture and optimise; tell what a run would start from."""
     loaded = load_model(terminal, options)
+    tell_header(terminal, options, loaded)
     made = optimize_model(terminal, options, loaded, chosen_level(options))
-    tell_header(terminal, options, loaded, made.captured)
     account.tell_capture(terminal, made.captured, made.seconds["capture"])
     account.tell_optimize(terminal, made.captured, made.graph, level_name(options), made.seconds["optimize"])
     account.tell_memory(terminal, made.graph, None)
@@ -106,8 +106,8 @@ def dry_run(terminal: Terminal, options: SimpleNamespace) -> int:
 def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, wanted: Sequence[str]) -> int:
     """The whole way, telling of each step when it is done."""
     loaded = load_model(terminal, options)
+    tell_header(terminal, options, loaded)
     compiled = compile_model(terminal, options, loaded, chosen_level(options))
-    tell_header(terminal, options, loaded, compiled.captured)
     account.tell_capture(terminal, compiled.captured, compiled.seconds["capture"])
     account.tell_optimize(
         terminal, compiled.captured, compiled.graph, level_name(options), compiled.seconds["optimize"]
@@ -176,14 +176,15 @@ def measure(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, compil
     return Measured(peak, parity, timing, profiles)
 
 
-def tell_header(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, graph: Graph) -> None:
+def tell_header(terminal: Terminal, options: SimpleNamespace, loaded: Loaded) -> None:
     account.header(
         terminal,
         full_name(options.model, loaded),
         title_of(loaded, options.model),
-        count_parameters(graph),
-        main_dtype(graph),
-        describe_inputs(graph),
+        count_parameters(loaded.module),
+        main_dtype(loaded.module, loaded.args),
+        describe_inputs(loaded.module, loaded.args, loaded.kwargs),
+        options.dynamic,
     )
 
 

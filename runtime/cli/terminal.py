@@ -55,7 +55,7 @@ class Terminal:
         """The lines that `line` prints."""
         start = " " * indent + (label.ljust(LABEL_WIDTH) if label else "")
         margin = len(start) if label else indent + 4
-        lines, current = [], Text(start, style="bold" if label else "")
+        lines, current = [], Text().append(start, style="bold")
         empty = True
         for phrase in phrases:
             text = phrase.copy() if isinstance(phrase, Text) else Text(phrase)
