@@ -9,7 +9,7 @@ onnx.register_lowering(torch.ops.mylib.swish.default, lambda op, x, beta: ...)
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from capture.ir import Graph
@@ -58,8 +58,13 @@ def export(
     return export_model(graph, path, opset=opset, external_data=external_data, weights=weights)
 
 
-def check(model: onnx.ModelProto | str | os.PathLike[str], graph: Graph, args: Sequence[Any]) -> float:
-    """Run the model in ONNX Runtime on `args` and compare with ``graph.run(*args)``.
+def check(
+    model: onnx.ModelProto | str | os.PathLike[str],
+    graph: Graph,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+) -> float:
+    """Run the model in ONNX Runtime and compare with ``graph.run(*args, **kwargs)``.
 
     Returns:
         The largest absolute difference over all outputs, written-back ones included; inf where one has
@@ -71,4 +76,4 @@ def check(model: onnx.ModelProto | str | os.PathLike[str], graph: Graph, args: S
     require("onnx", "onnxruntime")
     from codegen.onnx.checking import max_error
 
-    return max_error(model, graph, args)
+    return max_error(model, graph, args, kwargs or {})

@@ -89,18 +89,14 @@ class Builder:
         if isinstance(operand, (bool, int, float)):
             return self.const(operand, dtype)
         if isinstance(operand, sympy.Expr):
-            return self._shared_cast(self.sizes.scalar(operand), dtype)
+            size = self.sizes.scalar(operand)
+            return (
+                size if dtype == torch.int64 else self.sizes.shared("Cast", size, to=from_torch_dtype(dtype))
+            )
         value = self.value(operand)
         if value.dtype == from_torch_dtype(dtype):
             return value
         made = self.call("Cast", value, to=dtype)
-        made.dtype = from_torch_dtype(dtype)
-        return made
-
-    def _shared_cast(self, size: oir.Value, dtype: torch.dtype) -> oir.Value:
-        if dtype == torch.int64:
-            return size
-        made = self.sizes.shared("Cast", size, to=dtype)
         made.dtype = from_torch_dtype(dtype)
         return made
 
@@ -176,6 +172,8 @@ class Builder:
         if isinstance(operand, Constant) and operand not in self.env:
             self.env[operand] = self._constant(operand)
         if isinstance(operand, Value):
+            if operand not in self.env:
+                raise self._not_made(operand)
             return self.env[operand]
         if isinstance(operand, (list, tuple)):
             return self.vector(operand)
@@ -241,6 +239,12 @@ class Builder:
         finally:
             self.scope = before
 
+    def _not_made(self, value: Value) -> UnsupportedOpError:
+        """A lowering may leave out results that it cannot make; this one is wanted."""
+        assert value.producer is not None
+        what = f"the ONNX lowering of {op_name(value.producer.op)} does not make its result {value.index}"
+        return UnsupportedOpError(what, where=str(value.producer.origin) or None, hint=HINT)
+
     def _constant(self, constant: Constant) -> oir.Value:
         name = self.unique(constant.name)
         self.constants[name] = constant
@@ -264,7 +268,9 @@ class Builder:
 
 def _attribute(value: Any) -> Any:
     if isinstance(value, torch.dtype):
-        return int(from_torch_dtype(value))
+        value = from_torch_dtype(value)
+    if isinstance(value, oir.DataType):
+        return value.value
     if isinstance(value, torch.Tensor):
         return TorchTensor(value)
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -17,11 +17,17 @@ from capture.ir.interpreter import flatten_inputs, run_flat
 from capture.ir.types import LiteralType
 from codegen.onnx.naming import output_names
 from codegen.onnx.ortvalue import from_ort, to_ort
+from codegen.onnx.widen import uses_bfloat16, widen_bfloat16
 
 
-def max_error(model: onnx.ModelProto | str | os.PathLike[str], graph: Graph, args: Sequence[Any]) -> float:
+def max_error(
+    model: onnx.ModelProto | str | os.PathLike[str],
+    graph: Graph,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> float:
     """What `codegen.onnx.check` does."""
-    flat = flatten_inputs(graph, args, {})
+    flat = flatten_inputs(graph, args, kwargs)
     given = [
         v for v, value in zip(flat, graph.inputs, strict=True) if not isinstance(value.type, LiteralType)
     ]
@@ -35,18 +41,25 @@ def max_error(model: onnx.ModelProto | str | os.PathLike[str], graph: Graph, arg
     except Exception as error:
         raise CaptureError("ONNX Runtime cannot run the model", why=str(error)) from error
     results, written = run_flat(graph, flat)
-    wanted = [results[i] for i in output_names(graph)] + list(written)
-    return max((_error(m, torch.as_tensor(w)) for m, w in zip(made, wanted, strict=True)), default=0.0)
+    wanted = [_tensor(results[i]) for i in output_names(graph)] + list(written)
+    return max((_error(m, w) for m, w in zip(made, wanted, strict=True)), default=0.0)
 
 
 def _session(model: onnx.ModelProto | str | os.PathLike[str]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
-    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else os.fspath(model)
+    source = model if isinstance(model, onnx.ModelProto) else os.fspath(model)
+    if isinstance(source, onnx.ModelProto):
+        source = (widen_bfloat16(source) if uses_bfloat16(source) else source).SerializeToString()
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CaptureError("ONNX Runtime refuses the model", why=str(error)) from error
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    """A result as a tensor; ONNX models return real numbers in double precision."""
+    return torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
 def _error(made: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -12,7 +12,6 @@ from typing import Any
 
 import onnx
 import onnx_ir as oir
-import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from capture.errors import CaptureError, UsageError
@@ -68,12 +67,18 @@ def export_model(
 
 def export_parts(
     graph: Graph, *, opset: int = 23, location: str = "weights"
-) -> tuple[onnx.ModelProto, dict[str, torch.Tensor | None]]:
-    """The model with its large constants left out, and these by name: for runtimes that share our memory."""
+) -> tuple[onnx.ModelProto, dict[str, Constant]]:
+    """The model with its large constants left out, and all constants by their name in it.
+
+    For runtimes that take the weights from memory; `is_outside` tells which they have to be given.
+    """
     model, constants = _translated(graph, opset)
-    proto = validate(structure(model, constants, location))
-    outside = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
-    return proto, {name: constants[name].tensor for name in outside}
+    return validate(structure(model, constants, location)), constants
+
+
+def is_outside(tensor: onnx.TensorProto) -> bool:
+    """Whether the tensor's data is not in the model."""
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def _translated(graph: Graph, opset: int) -> tuple[oir.Model, dict[str, Constant]]:
@@ -118,8 +123,8 @@ def validate(proto: onnx.ModelProto) -> onnx.ModelProto:
     looked_at = onnx.ModelProto()
     looked_at.CopyFrom(proto)
     graph = looked_at.graph
-    outside = [t for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    kept = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    outside = [t for t in graph.initializer if is_outside(t)]
+    kept = [t for t in graph.initializer if not is_outside(t)]
     known = {v.name for v in graph.input}
     for tensor in outside:
         if tensor.name not in known:

@@ -79,7 +79,8 @@ class SizeTable:
             if key in scope.shared:
                 return scope.shared[key]
         with self._builder.named("sizes"):
-            made = self._builder.call(op_type, *inputs, **attributes)
+            made: oir.Value = self._builder.call(op_type, *inputs, **attributes)
+        made.dtype = oir.DataType(attributes.get("to", oir.DataType.INT64))
         self._builder.scope.shared[key] = made
         return made
 

@@ -107,7 +107,6 @@ def _lower_node(builder: Builder, node: Node) -> Sequence[oir.Value | None]:
     if isinstance(node.op, Fusion):
         assert node.region is not None
         return lower_region(builder, node.region, node.operands)
-    _check_defined(builder, node)
     fn = table.find(node.op)
     if fn is None:
         return _lower_decomposed(builder, node)
@@ -133,18 +132,6 @@ def _lower_decomposed(builder: Builder, node: Node) -> Sequence[oir.Value | None
     except UnsupportedOpError as error:
         why = f"torch takes it apart, and then: {error.what}"
         raise UnsupportedOpError(what, where=builder.where, why=why, hint=HINT) from error
-
-
-def _check_defined(builder: Builder, node: Node) -> None:
-    """Every operand must have been produced; a lowering may leave out results that it cannot make."""
-    for value in node.operand_values:
-        if value.producer is not None and value not in builder.env:
-            raise UnsupportedOpError(
-                f"the ONNX lowering of {op_name(value.producer.op)} does not make its result {value.index}",
-                where=str(value.producer.origin) or None,
-                why=f"{op_name(node.op)} takes it",
-                hint=HINT,
-            )
 
 
 def _arguments(node: Node) -> tuple[list[Any], dict[str, Any]]:
@@ -182,7 +169,9 @@ def _result(builder: Builder, result: Any) -> oir.Value:
         return builder.value(result)
     number = result.type.value if isinstance(result, Value) else result
     kind = {bool: torch.bool, float: torch.float64}.get(type(number), torch.int64)
-    return builder.cast(number, kind)
+    made = builder.cast(number, kind)
+    made.shape = oir.Shape([])
+    return made
 
 
 def _ir_version(opset: int) -> int:

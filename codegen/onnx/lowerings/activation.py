@@ -8,7 +8,7 @@ import onnx_ir as oir
 import torch
 
 from codegen.onnx.builder import Builder
-from codegen.onnx.lowerings.arithmetic import back, wide
+from codegen.onnx.lowerings.arithmetic import back, single, wide
 from codegen.onnx.table import lowers
 
 aten = torch.ops.aten
@@ -114,12 +114,17 @@ def log_sigmoid(op: Builder, x: Any) -> oir.Value:
 
 @lowers(aten.softshrink)
 def softshrink(op: Builder, x: Any, lambd: float) -> oir.Value:
-    return op.Shrink(x, lambd=float(lambd), bias=float(lambd))
+    return _shrink(op, x, lambd, lambd)
 
 
 @lowers(aten.hardshrink)
 def hardshrink(op: Builder, x: Any, lambd: float) -> oir.Value:
-    return op.Shrink(x, lambd=float(lambd), bias=0.0)
+    return _shrink(op, x, lambd, 0.0)
+
+
+def _shrink(op: Builder, x: Any, bound: float, bias: float) -> oir.Value:
+    dtype = single(op.result.dtype)
+    return back(op, op.Shrink(op.cast(x, dtype), lambd=float(bound), bias=float(bias)), dtype)
 
 
 @lowers(aten.threshold)

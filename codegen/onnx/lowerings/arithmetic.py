@@ -38,6 +38,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.int32 if dtype in (torch.int8, torch.uint8, torch.int16) else dtype
 
 
+def single(dtype: torch.dtype) -> torch.dtype:
+    """float32 for bfloat16, which some of ONNX's operators leave out."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
 def back(op: Builder, value: oir.Value, computed: torch.dtype) -> oir.Value:
     return value if computed == op.result.dtype else op.cast(value, op.result.dtype)
 

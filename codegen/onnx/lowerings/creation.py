@@ -10,6 +10,7 @@ import torch
 
 from capture.ir.dims import is_symbolic
 from codegen.onnx.builder import SCALAR_DTYPES, Builder
+from codegen.onnx.lowerings.arithmetic import back, wide
 from codegen.onnx.table import lowers
 
 aten = torch.ops.aten
@@ -62,9 +63,8 @@ def arange(op: Builder, *bounds: Any, **_: Any) -> oir.Value:
     if not any(is_symbolic(v) or not isinstance(v, (int, float)) for v in (start, end, step)):
         if (end - start) / step <= 1 << 16:
             return op.const(torch.arange(start, end, step, dtype=dtype), dtype)
-    if dtype.is_floating_point or dtype in (torch.int64, torch.int32, torch.int16):
-        return op.Range(*(op.cast(v, dtype) for v in (start, end, step)))
-    return op.cast(op.Range(*(op.cast(v, torch.int64) for v in (start, end, step))), dtype)
+    computed = torch.float32 if dtype in (torch.float16, torch.bfloat16) else wide(dtype)
+    return back(op, op.Range(*(op.cast(v, computed) for v in (start, end, step))), computed)
 
 
 @lowers(aten.linspace)

@@ -51,9 +51,10 @@ def nonzero(op: Builder, x: Any) -> oir.Value:
 
 @lowers(aten.masked_select)
 def masked_select(op: Builder, x: Any, mask: Any) -> oir.Value:
-    if x.type.shape != mask.type.shape:
-        raise op.unsupported("the mask is broadcast")
-    return op.Compress(op.Reshape(x, [-1]), op.Reshape(mask, [-1]), axis=0)
+    """The true elements' positions in the broadcast tensor, gathered."""
+    shape = op.Shape(op.Or(mask, op.cast(x, torch.bool))) if x.type.shape != mask.type.shape else None
+    wide, where = (op.value(t) if shape is None else op.Expand(t, shape) for t in (x, mask))
+    return op.GatherND(wide, op.Transpose(op.NonZero(where), perm=[1, 0]))
 
 
 @lowers(aten.index.Tensor, aten._unsafe_index.Tensor)

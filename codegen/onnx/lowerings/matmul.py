@@ -8,6 +8,7 @@ import onnx_ir as oir
 import torch
 
 from codegen.onnx.builder import Builder
+from codegen.onnx.lowerings.arithmetic import back, single, wide
 from codegen.onnx.table import lowers
 
 aten = torch.ops.aten
@@ -25,7 +26,8 @@ def linear(op: Builder, x: Any, weight: Any, bias: Any) -> oir.Value:
 
 @lowers(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot)
 def matmul(op: Builder, a: Any, b: Any) -> oir.Value:
-    return op.MatMul(a, b)
+    dtype = wide(op.result.dtype)
+    return back(op, op.MatMul(op.cast(a, dtype), op.cast(b, dtype)), dtype)
 
 
 @lowers(aten.addmm)
@@ -53,10 +55,11 @@ def outer(op: Builder, a: Any, b: Any) -> oir.Value:
 
 @lowers(aten.einsum)
 def einsum(op: Builder, equation: str, tensors: list[Any], _path: Any = None) -> oir.Value:
-    return op.Einsum(*tensors, equation=equation)
+    dtype = single(op.result.dtype)
+    return back(op, op.Einsum(*(op.cast(t, dtype) for t in tensors), equation=equation), dtype)
 
 
 @lowers(aten.bilinear)
 def bilinear(op: Builder, a: Any, b: Any, weight: Any, bias: Any = None) -> oir.Value:
-    product = op.Einsum(a, weight, b, equation="...i,oij,...j->...o")
+    product = einsum(op, "...i,oij,...j->...o", [a, weight, b])
     return product if bias is None else op.Add(product, bias)

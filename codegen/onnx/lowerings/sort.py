@@ -8,7 +8,7 @@ import onnx_ir as oir
 import torch
 
 from codegen.onnx.builder import Builder
-from codegen.onnx.lowerings.arithmetic import wide
+from codegen.onnx.lowerings.arithmetic import single, wide
 from codegen.onnx.table import lowers
 
 aten = torch.ops.aten
@@ -48,7 +48,7 @@ def _size(x: Any, dim: int) -> Any:
 def _top(op: Builder, x: Any, k: Any, dim: int, largest: bool) -> tuple[oir.Value, oir.Value]:
     """Among equals ONNX takes the first one first, as a stable sort does."""
     dtype = x.type.dtype
-    computed = torch.int32 if dtype == torch.bool else wide(dtype)
+    computed = torch.int32 if dtype == torch.bool else single(wide(dtype))
     value = op.cast(x, computed)
     if not x.type.rank:
         return op.cast(value, dtype), op.const(0)

@@ -1,0 +1,195 @@
+"""ONNX Runtime on flat torch tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from capture.errors import CaptureError
+from capture.ir import Constant, Graph
+from capture.ir.types import LiteralType, TensorType
+from codegen.onnx.requirements import require
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+
+class Session:
+    """A graph, or an .onnx file, in ONNX Runtime. Call it with the flat inputs; it returns the flat results.
+
+    On a CPU, inputs and results share memory with ONNX Runtime. What the graph writes back is written to its
+    buffers and inputs, as `Graph.run` does; a file's buffers are kept in `state` from call to call. bfloat16,
+    for which ONNX Runtime's CPU provider lacks kernels, is computed in float32 and rounded after each node.
+
+    Args:
+        threads: for one operator; by default as many as torch uses.
+        providers: ONNX Runtime's execution providers, best first; by default CUDA for a graph on a GPU where
+            ONNX Runtime has it, else the CPU.
+
+    Attributes:
+        provider: the execution provider in use.
+        state: buffers of a file by name, as the last call left them; the first call finds those of the file.
+
+    Raises:
+        UnsupportedOpError: an operator has no ONNX form.
+        CaptureError: onnx or onnxruntime is missing; ONNX Runtime refuses the model, the message says why.
+    """
+
+    def __init__(
+        self,
+        graph_or_path: Graph | str | os.PathLike[str],
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        require("onnx", "onnx_ir", "onnxruntime")
+        self.state: dict[str, torch.Tensor] = {}
+        self._graph = graph_or_path if isinstance(graph_or_path, Graph) else None
+        if self._graph is not None:
+            chosen = providers or _providers(self._graph)
+            self._session, self._buffers = _of_graph(self._graph, chosen, _options(threads))
+        else:
+            path = Path(graph_or_path)  # type: ignore[arg-type]
+            self._session = _of_file(path, providers or [CPU], _options(threads))
+        self.provider: str = self._session.get_providers()[0]
+        self._inputs = [i.name for i in self._session.get_inputs()]
+
+    def __call__(self, *flat: Any) -> list[Any]:
+        """Run on the flat inputs: one for each of the graph's, or of the file's that is no buffer.
+
+        Raises:
+            CaptureError: ONNX Runtime refuses the inputs, or fails.
+        """
+        if self._graph is None:
+            return self._run_file(flat)
+        return self._run_graph(self._graph, flat)
+
+    def _run_graph(self, graph: Graph, flat: Sequence[Any]) -> list[Any]:
+        from codegen.onnx.naming import output_names
+
+        given = [v for v, i in zip(flat, graph.inputs, strict=True) if not isinstance(i.type, LiteralType)]
+        buffers = {name: buffer.tensor for name, buffer in self._buffers.items()}
+        made = iter(self._run({**dict(zip(self._inputs, given, strict=True)), **buffers}))
+        results = list(graph.results)
+        for i in output_names(graph):
+            results[i] = _like(next(made), graph.results[i])
+        for target, new in zip(graph.writebacks, made, strict=True):
+            tensor = target.tensor if isinstance(target, Constant) else flat[graph.inputs.index(target)]
+            with torch.no_grad():
+                tensor.copy_(new)
+        return results
+
+    def _run_file(self, flat: Sequence[Any]) -> list[Any]:
+        made = self._run({**dict(zip(self._inputs, flat, strict=True)), **self.state})
+        named = dict(zip((o.name for o in self._session.get_outputs()), made, strict=True))
+        defaults = [i.name for i in self._session.get_overridable_initializers()]
+        self.state = {name: named.pop(_updated(name)) for name in defaults if _updated(name) in named}
+        return list(named.values())
+
+    def _run(self, feeds: dict[str, Any]) -> list[torch.Tensor]:
+        from codegen.onnx.ortvalue import from_ort, to_ort
+
+        values = {name: to_ort(torch.as_tensor(v)) for name, v in feeds.items()}
+        try:
+            return [from_ort(v) for v in self._session.run_with_ort_values(None, values)]
+        except Exception as error:
+            raise CaptureError("ONNX Runtime cannot run the model", why=str(error)) from error
+
+
+def _of_graph(
+    graph: Graph, providers: Sequence[str], options: onnxruntime.SessionOptions
+) -> tuple[onnxruntime.InferenceSession, dict[str, Constant]]:
+    """The session, and the buffers that the graph writes to. Weights are handed over in memory."""
+    from codegen.onnx.exporting import export_parts, is_outside
+    from codegen.onnx.ortvalue import to_ort
+
+    proto, constants = export_parts(graph)
+    unbound = next((c.name for c in constants.values() if c.tensor is None), None)
+    if unbound is not None:
+        raise CaptureError(f"the constant @{unbound} has no value", hint="graph.bind(state_dict)")
+    outside = {t.name: to_ort(constants[t.name].tensor) for t in proto.graph.initializer if is_outside(t)}
+    options.add_external_initializers(list(outside), list(outside.values()))
+    session = _session(_fitting(proto, providers).SerializeToString(), providers, options)
+    return session, {name: c for name, c in constants.items() if c in graph.writebacks}
+
+
+def _of_file(
+    path: Path, providers: Sequence[str], options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    proto = _load(path)
+    fitting = _fitting(proto, providers)
+    if fitting is proto:
+        return _session(os.fspath(path), providers, options)
+    folder = os.fspath(path.parent.resolve())
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    return _session(fitting.SerializeToString(), providers, options)
+
+
+def _fitting(proto: onnx.ModelProto, providers: Sequence[str]) -> onnx.ModelProto:
+    """The model itself, or, where only the CPU is to run it, without bfloat16 arithmetic."""
+    from codegen.onnx.widen import uses_bfloat16, widen_bfloat16
+
+    return widen_bfloat16(proto) if list(providers) == [CPU] and uses_bfloat16(proto) else proto
+
+
+def _session(
+    model: bytes | str, providers: Sequence[str], options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    missing = set(providers) - set(onnxruntime.get_available_providers())
+    if missing:
+        has = ", ".join(onnxruntime.get_available_providers())
+        raise CaptureError(f"ONNX Runtime has no {missing.pop()}", why=f"this installation has {has}")
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=list(providers))
+    except Exception as error:
+        raise CaptureError("ONNX Runtime refuses the model", why=str(error)) from error
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised
+    return options
+
+
+def _providers(graph: Graph) -> list[str]:
+    import onnxruntime
+
+    values = (*graph.inputs, *graph.constants.values())
+    on_gpu = any(isinstance(v.type, TensorType) and v.type.device.type == "cuda" for v in values)
+    return [CUDA, CPU] if on_gpu and CUDA in onnxruntime.get_available_providers() else [CPU]
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    """The model without its external weights."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise CaptureError(f"cannot load the model {path}", why=str(error)) from error
+
+
+def _updated(name: str) -> str:
+    return f"{name}.updated"
+
+
+def _like(made: torch.Tensor, result: Any) -> Any:
+    """On the device that the graph's type names; a number where the graph returns one."""
+    type_ = getattr(result, "type", None)
+    if isinstance(type_, TensorType):
+        return made.to(type_.device)
+    return made.item()
