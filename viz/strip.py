@@ -52,5 +52,6 @@ def latency_svg(latency: Mapping[str, Any]) -> str:
             body.append(path("tick", f"M{number(x)},{number(y + 6)}v12"))
         body.append(path("mid", f"M{number(middle)},{number(y + 1)}v22"))
         body.append(text(_LEFT - 10, y + 16, name, "b", "end"))
-        body.append(text(max(middle, _LEFT) + 8, y + 16, f"{row['median']:.3g} ms", "halo"))
-    return document(_LEFT + _WIDTH + 70, 34 + _ROW * len(rows), stylesheet({}) + _CSS, body)
+        rightmost = max(middle, *(_LEFT + _WIDTH * min(s, top) / top for s in row.get("samples", ())), _LEFT)
+        body.append(text(rightmost + 8, y + 16, f"{row['median']:.3g} ms", "halo"))
+    return document(_LEFT + _WIDTH + 80, 34 + _ROW * len(rows), stylesheet({}) + _CSS, body)

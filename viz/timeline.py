@@ -19,7 +19,7 @@ _NAIVE = 100.0  # where the naive level is drawn: above the break in the axis
 _HOLDERS = 6
 
 _CSS = """
-.tc .live{fill:none;stroke:#1c2128;stroke-width:1.6}
+.tc .live{fill:none;stroke:#1c2128}
 .tc .bound{stroke:#2f8f5b;stroke-width:1.6;stroke-dasharray:6 4}
 .tc .naive{stroke:#c2504f;stroke-width:1.6}
 .tc .measured{stroke:#8a94a3;stroke-width:1.4;stroke-dasharray:2 3}
@@ -179,7 +179,7 @@ class _Painter:
         for look, meaning in marks:
             yield rect(look, (x, 57, x + 12, 69), 2) + text(x + 17, 67, meaning, "s m")
             x += 33 + text_width(meaning, 10.5)
-        yield path("live", f"M{number(x)},63h18") + text(x + 23, 67, "bytes alive", "s m")
+        yield path("live", f"M{number(x)},63h18", 1.6) + text(x + 23, 67, "bytes alive", "s m")
 
     def _axes(self) -> Iterator[str]:
         right, foot = self.x(self.count), TOP + PLOT_HEIGHT
@@ -228,7 +228,8 @@ class _Painter:
         t, right = self.t, self.x(self.count)
         if t.live:
             stairs = (f"V{number(self.y(size))}H{number(self.x(i + 1))}" for i, size in enumerate(t.live))
-            yield path("live", f"M{number(self.x(0))},{number(self.y(t.live[0]))}{''.join(stairs)}")
+            width = 1.6 if self.count < 300 else 1.0
+            yield path("live", f"M{number(self.x(0))},{number(self.y(t.live[0]))}{''.join(stairs)}", width)
         levels = [("bound", "tb", "lower bound", t.lower_bound), ("measured", "m", "measured", t.measured)]
         levels += [("planned", "m", "planned", t.arena)] if t.arena != t.lower_bound else []
         times = f" ({t.naive / t.arena:.1f} ×)" if t.arena else ""

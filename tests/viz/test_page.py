@@ -16,6 +16,7 @@ import viz
 from capture import CaptureError, Graph
 from passes import ledger
 from tests.viz.svgs import Picture
+from viz.style import human_bytes
 
 VOID = {"meta", "input"}
 EVIL = '</script></title><script>alert("x" & 1)</script>\x00'
@@ -179,7 +180,8 @@ def test_ops_of_both_sides_link_to_source_and_graph(page: Page) -> None:
 def test_every_pass_has_a_row(page: Page, data: dict[str, Any]) -> None:
     for row in data["passes"]:
         assert row["name"] in page.text
-    assert "folded " in page.text
+    memory = data["passes"][-1]["stats"]
+    assert f"arena {human_bytes(memory['arena_bytes'])}" in page.text
 
 
 def test_hostile_text_is_text(tmp_path: Path) -> None:

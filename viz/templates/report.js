@@ -79,10 +79,7 @@
 
   async function unpacked(template) {
     if (!template.dataset.packed) return template.content.firstElementChild;
-    if (!("DecompressionStream" in window)) {
-      hits.textContent = "This browser cannot unpack the drawing; a newer one can.";
-      return one("svg", canvas);
-    }
+    if (!("DecompressionStream" in window)) return null;
     const bytes = Uint8Array.from(atob(template.dataset.packed), (c) => c.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const holder = document.createElement("div");
@@ -95,6 +92,10 @@
     let drawing = drawings.get(key);
     if (drawing instanceof HTMLTemplateElement) {
       drawing = await unpacked(drawing);
+      if (!drawing) {
+        hits.textContent = "This browser cannot unpack the drawing; a newer one can.";
+        return;
+      }
       drawings.set(key, drawing);
       if (key !== `${which()} ${folding()}`) return; /* another button was pressed meanwhile */
     }
