@@ -77,6 +77,9 @@ class Compiled:
         self._weights = self._guard_weights()
         self._lock = threading.Lock()
         self._flat_args = _is_flat(self.captured)
+        spec = self.captured.out_spec
+        self._single = spec is not None and spec.is_leaf()
+        self._eager = self.module if isinstance(self.executable, EagerExecutable) else None
 
     @property
     def backend(self) -> str:
@@ -87,12 +90,17 @@ class Compiled:
         return self.executable.source
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._eager is not None:  # the model looks after its own inputs
+            with torch.no_grad():
+                return self._eager(*args, **kwargs)
         flat = args if self._flat_args and not kwargs else flatten_inputs(self.captured, args, kwargs)
         self._inputs.check(flat)
         if self._weights is not None and not self._weights.fresh:
             self._refreeze()
         with torch.no_grad():
             results = self.executable(*flat)
+        if self._single:
+            return results[0]
         spec = self.captured.out_spec
         if spec is None:
             return results[0] if len(results) == 1 else tuple(results)
