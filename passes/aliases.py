@@ -14,7 +14,7 @@ from typing import Any
 from torch._ops import OpOverload
 
 from capture.ir import Graph, Node, Trait, Value, has
-from passes.base import packet_name
+from passes.queries import packet_name
 
 # These return their operand, or a view of it, for some operands, and their schemas do not say so.
 _UNDECLARED = {

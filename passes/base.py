@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-import torch
-from torch._ops import OpOverload
-
 from capture.errors import UsageError
-from capture.ir import Constant, Fusion, Graph, Node, is_pure, op_name
+from capture.ir import Graph
 from capture.ir.parse import split
 from passes.ledger import Fate
 
@@ -129,37 +126,3 @@ def _parse_option(name: str, key: str, text: str, default: Any) -> Any:
     except (KeyError, ValueError) as error:
         raise UsageError(f"{name}{{{key}={text}}}: {text!r} is no {type(default).__name__}") from error
     return text
-
-
-# -- what several passes ask of a graph -------------------------------------------------------------------
-
-_PURE_WITH_PURE_REGIONS = {"higher_order.cond", "higher_order.map_impl", "higher_order.while_loop"}
-
-
-def packet_name(op: Any) -> str:
-    """``aten.zeros``, whatever the overload; "" for what is no operator but has a region."""
-    return f"{op.namespace}.{op._schema.name.partition('::')[2]}" if isinstance(op, OpOverload) else ""
-
-
-def is_pure_node(node: Node) -> bool:
-    """Whether a node may be dropped, repeated or merged with an equal one; its regions count."""
-    if isinstance(node.op, Fusion) or (node.regions and op_name(node.op) in _PURE_WITH_PURE_REGIONS):
-        return all(is_pure_node(inner) for region in node.regions for inner in region.nodes)
-    return is_pure(node.op)
-
-
-def fixed_tensor(graph: Graph, value: Any) -> torch.Tensor | None:
-    """What a constant holds at every call: None where it is unbound, written back, fake, or of a subclass."""
-    if not isinstance(value, Constant) or value in graph.writebacks:
-        return None
-    plain = type(value.tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
-    return value.tensor if plain and not value.tensor.is_meta else None
-
-
-def nested_graphs(graph: Graph, *, fusions: bool) -> Iterator[Graph]:
-    """The graph's regions, innermost first, then the graph; `fusions` says whether theirs are among them."""
-    for node in graph.nodes:
-        for region in node.regions:
-            if fusions or not isinstance(node.op, Fusion):
-                yield from nested_graphs(region, fusions=fusions)
-    yield graph

@@ -21,8 +21,9 @@ from typing import Any
 
 from capture.ir import Constant, Graph, Node, Value
 from passes.aliases import Aliases
-from passes.base import Pass, PassResult, is_pure_node, nested_graphs, register_pass
+from passes.base import Pass, PassResult, register_pass
 from passes.ledger import REPLACED, Fate, fates_of
+from passes.queries import is_pure_node, nested_graphs
 
 
 @register_pass

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capture.ir import Fusion, Graph, Node, Value
-from passes.base import Pass, PassResult, is_pure_node, nested_graphs, register_pass
+from passes.base import Pass, PassResult, register_pass
+from passes.queries import is_pure_node, nested_graphs
 
 
 @register_pass

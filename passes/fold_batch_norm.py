@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 
 from capture.ir import Constant, Graph, Node
-from passes.base import Pass, PassResult, fixed_tensor, register_pass
+from passes.base import Pass, PassResult, register_pass
 from passes.ledger import FOLDED, Fate, fates_of
+from passes.queries import fixed_tensor
 
 aten = torch.ops.aten
 

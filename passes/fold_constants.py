@@ -28,8 +28,9 @@ from capture.ir import Graph, Node, TensorType, Trait, Value, dims, has, is_pure
 from capture.ir.graph import map_operand
 from capture.ir.types import TORCH_FORMATS
 from passes.aliases import Aliases
-from passes.base import Pass, PassResult, fixed_tensor, packet_name, register_pass
+from passes.base import Pass, PassResult, register_pass
 from passes.ledger import FOLDED, Fate, fates_of
+from passes.queries import fixed_tensor, packet_name
 
 _UNINITIALISED = {
     "aten.empty", "aten.empty_like", "aten.new_empty", "aten.empty_strided", "aten.new_empty_strided",

@@ -12,6 +12,7 @@ from typing import Any
 
 from capture.ir import Fusion, Graph, Node, op_name
 from capture.ir.text import names
+from passes.queries import live_nodes
 
 KEPT, FUSED, FOLDED, REMOVED, REPLACED = "kept", "fused", "folded", "removed", "replaced"
 _SETTLED = (FOLDED, REMOVED)  # what happens later to the node that took an op's place is not that op's fate
@@ -57,11 +58,22 @@ Carriers = Mapping[int, tuple[Any, ...]]
 
 
 def carriers(graph: Graph) -> Carriers:
-    """For each captured id the ops of the graph's nodes that stand for it; a region counts as its node's."""
+    """For each id on a node, the ops of the live nodes that stand for it; a region counts as its node's.
+
+    A node that nothing depends on still has its ids, but is no carrier: so what removed or replaced it is the
+    pass that made it dead, not the one that sweeps it up.
+    """
+    made: Carriers = graph.analysis("carriers", lambda: _carriers(graph))
+    return made
+
+
+def _carriers(graph: Graph) -> Carriers:
     found: dict[int, tuple[Any, ...]] = {}
+    live = live_nodes(graph)
     for node in graph.nodes:
+        ops = (node.op,) if node in live else ()
         for number in _ids(node):
-            found[number] = (*found.get(number, ()), node.op)
+            found[number] = found.get(number, ()) + ops
     return found
 
 
@@ -86,10 +98,10 @@ def record_fates(
     after = carriers(graph)
     for number, ops in before.items():
         now = after.get(number, ())
-        if number in told and (len(ops) == 1 or not now):
+        if number in told and (len(ops) <= 1 or not now):
             _settle(graph, number, replace(told[number], pass_name=pass_name))
-        elif not now:
-            _settle(graph, number, Fate(REMOVED, pass_name, reason))
+        elif number not in after or (ops and not now):
+            _settle(graph, number, Fate(REMOVED, pass_name, reason or "nothing needs it any more"))
         elif now != ops:
             _see_move(graph, pass_name, number, ops, now)
 

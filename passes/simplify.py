@@ -27,8 +27,9 @@ from passes import algebra as al
 from passes import view_algebra as views
 from passes.algebra import Call, Rewrite, Same
 from passes.aliases import Aliases
-from passes.base import Pass, PassResult, nested_graphs, register_pass
+from passes.base import Pass, PassResult, register_pass
 from passes.ledger import REMOVED, REPLACED, Fate, fates_of
+from passes.queries import nested_graphs
 
 aten = torch.ops.aten
 
