@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passes import memory_check
+from passes.memory import greedy
 from passes.memory.__main__ import main
 from passes.memory.greedy import Packing, pack
 from passes.memory_check import Row, lower_bound, peak, problems
@@ -73,6 +74,18 @@ def test_the_checker_agrees_with_counting_bytes(buffers: list[Buffer], data: st.
 @given(BUFFERS)
 def test_the_same_input_gives_the_same_plan(buffers: list[Buffer]) -> None:
     assert solve(buffers) == solve(buffers)
+
+
+@given(BUFFERS)
+def test_lists_and_whole_arrays_give_the_same_plan(buffers: list[Buffer]) -> None:
+    by_lists, by_arrays = (_with_crowds_of(neighbours, buffers) for neighbours in (10**9, -1))
+    assert by_lists == by_arrays
+
+
+def _with_crowds_of(neighbours: int, buffers: list[Buffer]) -> Packing:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(greedy, "CROWDED", neighbours)
+        return solve(buffers)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 50)), max_size=30))

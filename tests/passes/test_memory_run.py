@@ -74,3 +74,18 @@ def test_a_branch_that_hands_its_input_through_keeps_the_input_alive(pred: bool,
 """.replace("%4: f32[8]", "%4: f32[]")
     )
     check(graph, [torch.tensor(pred), torch.arange(8.0) / 8])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_copy_that_is_a_view_at_some_sizes_keeps_its_operand_alive(n: int) -> None:
+    """With N = 1, %2 is a view of %0; were %0 free after the reshape, %3 would be written over it."""
+    graph = Graph.parse("""graph(%x: f32[N, 4], %y: f32[4*N]) where N in [1, 64]
+  %0: f32[N, 4] = aten.exp(%x)
+  %1: f32[4, N] strided = aten.permute(%0, [1, 0])
+  %2: f32[4*N] = aten.reshape(%1, [4*N])
+  %3: f32[4*N] = aten.cos(%y)
+  %4: f32[4*N] = aten.mul.Tensor(%2, %3)
+  %5: f32[] = aten.sum(%4)
+  return %5
+""")
+    check(graph, [torch.arange(4.0 * n).view(n, 4) / 8, torch.arange(4.0 * n)])
