@@ -37,7 +37,7 @@ _NAMES = {
 
 def kind(node: Node) -> str:
     """The kind that gives a box its colour (a key of `style.KINDS`)."""
-    if isinstance(node.op, Fusion):
+    if node.regions:
         anchor = heaviest(node)
         return kind(anchor) if anchor is not None else "pointwise"
     if (
@@ -198,7 +198,7 @@ def region_lines(node: Node, limit: int = 9) -> list[tuple[str, str, tuple[str, 
     rows: list[tuple[str, str, tuple[str, ...], int]] = []
     for i, region in enumerate(node.regions):
         if len(node.regions) > 1:
-            rows.append((f"branch {i}", "other", (), 1))
+            rows.append((f"{op_title(node)}, branch {i}", "", (), 1))
         for inner in region.nodes:
             nested = [t for t, *_ in region_lines(inner, 3)]
             title, colour, modules = " ".join(nested) or op_title(inner), kind(inner), inner.origin.modules

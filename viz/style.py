@@ -33,7 +33,9 @@ KINDS: dict[str, Colour] = {
     "folded": Colour(
         "from constants only", ("#ece3f8", "#9a78c9", "#432a68"), ("#31264a", "#9c7fd0", "#e6dcf7")
     ),
-    "other": Colour("opaque to us", ("#fbdfe3", "#cf6679", "#651c2b"), ("#471f2a", "#d0707f", "#fadbe0")),
+    "other": Colour(
+        "effects, or unknown", ("#fbdfe3", "#cf6679", "#651c2b"), ("#471f2a", "#d0707f", "#fadbe0")
+    ),
 }
 
 FATES: dict[str, Colour] = {

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
 
 import viz
 from capture import CaptureError, Graph
 from capture._floors import ROOT
 from capture.ir import CapturedOp, Origin, TensorType
+from passes import optimize
 from tests.handmade import parse
+from tests.random_graphs import Case, cases
 from tests.viz.svgs import Picture, font_sizes, node_names, texts_of, tooltip
 
 aten = torch.ops.aten
@@ -129,6 +133,41 @@ def test_a_fused_region_is_one_box_that_lists_its_ops(small_resnet: tuple[Graph,
     assert ["conv2d 7×7 /2", "conv1, bn1", "relu"] in fused
     assert [t for t in fused if "add" in t]
     assert "relu" not in picture.titles
+
+
+def test_branches_are_listed_in_one_box() -> None:
+    text = """
+        graph(%x: f32[2], %p: bool[])
+          %0: f32[2] = higher_order.cond(%p, ^0, ^1, [%x]) {
+            ^(%a: f32[2])
+            %b: f32[2] = aten.relu(%a)
+            return %b
+          } {
+            ^(%a: f32[2])
+            %b: f32[2] = aten.mean.dim(%a, [0], True)
+            return %b
+          }
+          return %0
+    """
+    (box,) = (
+        b
+        for b in Picture(viz.svg(Graph.parse(textwrap.dedent(text).strip()))).boxes
+        if b.get("data-k") == "n0"
+    )
+    assert texts_of(box) == ["cond, branch 0", "relu", "cond, branch 1", "mean 0"]
+
+
+@settings(max_examples=25)
+@given(cases())
+def test_random_graphs(case: Case) -> None:
+    graph = case.graph
+    inputs = {f"%{v.name}" for v in graph.inputs}
+    for folded in (True, False):
+        picture = Picture(viz.svg(graph, fold=folded))
+        assert sorted(name for name in picture.names if name not in inputs) == sorted(node_names(graph))
+    after = optimize(graph, level=2)
+    drawn = Picture(viz.diff(graph, after, fold=False)).names
+    assert len(drawn) - len(inputs & set(drawn)) >= len(graph.nodes)
 
 
 def test_no_text_is_smaller_than_nine_pixels(small_resnet: tuple[Graph, Graph]) -> None:
