@@ -38,7 +38,10 @@ from capture.ir.types import (
 )
 
 _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
-_HINTS = tuple(sympy.primerange(7, 200))  # unlike each other, and unlike usual channel counts
+# Example sizes: unlike each other, unlike usual channel counts, and large, so that dividing one (by a patch's
+# size, say) does not end at 1 or 0, sizes at which operators behave in their own ways.
+_HINTS = tuple(96 * n for n in sympy.primerange(7, 200))
+_NEAR = 200  # how far from its lower bound a narrow range is searched
 
 
 class FakeContext:
@@ -74,7 +77,7 @@ class FakeContext:
 
     def _hint(self, bounds: Range) -> int:
         """A size within the bounds, neither 1 nor another dim's hint where that can be had."""
-        higher = range(bounds.lower, bounds.lower + _HINTS[-1] + len(self._hints))
+        higher = range(bounds.lower, bounds.lower + _NEAR + len(self._hints))
         found = [n for n in (*_HINTS, *higher) if n in bounds]
         hint: int = min(found, key=lambda n: (n in self._hints, n < 2))
         self._hints.add(hint)

@@ -95,7 +95,7 @@ def test_examples_differ_even_where_ranges_are_narrow() -> None:
 
 def test_one_call_leaves_no_trace_in_the_next() -> None:
     """The example of N is 7, and comparing them makes torch believe that N is 7 for good."""
-    graph = graph_of("f32[N]", "f32[7]", N=(1, 64))
+    graph = graph_of("f32[N]", "f32[7]", N=(7, 64))
     assert inferred(graph, aten.add.Tensor, "x0", "x1") in ("f32[N]", "f32[7]")
     assert inferred(graph, aten.relu.default, "x0") == "f32[N]"
     assert inferred(graph, aten.cat.default, [graph.inputs[0], graph.inputs[0]]) == "f32[2*N]"
