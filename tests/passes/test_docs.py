@@ -1,4 +1,4 @@
-"""The pages on passes: the worked example runs and prints what it shows; the list is made from the headers."""
+"""The pages on passes: the worked example prints what it shows, and the list is made from the headers."""
 
 from __future__ import annotations
 
