@@ -31,6 +31,7 @@ SHORTEST_SAMPLE = (
 )
 MOST_ROUNDS, FEWEST_ROUNDS = 10, 3
 LONGEST_LEG = 50  # calls; more of them tell nothing new
+OVERTIME = 1.5  # of the time given, where a busy machine makes calls slower than they were at first
 Leg = list[float]
 
 
@@ -95,7 +96,7 @@ def benchmark(
         args, kwargs: what each is called with (on a copy of its own, as it may write to them).
         warmup: calls of each before anything is timed.
         iters: calls in each leg of a round; by default as many as fill the time.
-        rounds: rounds of A B B A; by default 10, or as many as fit in the time, but 3 at least.
+        rounds: rounds of A B B A; by default up to 10, as many as fit in the time, but 3 at least.
         seconds: about how long the timed part may take.
         threads: threads of torch's pool; as it stands by default.
         progress: called after each round with (rounds done, rounds in all).
@@ -108,15 +109,18 @@ def benchmark(
     calls = {name: bound_call(f, args, kwargs or {}) for name, f in engines.items()}
     with num_threads(threads) as count, torch.no_grad(), no_garbage_collection():
         took = {name: warm_up(call, warmup) for name, call in calls.items()}
-        rounds, leg_calls = plan(took, seconds, iters, rounds)
+        planned, leg_calls = plan(took, seconds, iters, rounds)
         legs: dict[str, list[tuple[Leg, Leg]]] = {name: [] for name in calls}
-        for done in range(rounds):
+        latest = time.perf_counter() + OVERTIME * seconds if rounds is None else math.inf
+        for done in range(planned):
             first = {name: time_calls(calls[name], leg_calls[name]) for name in calls}
             second = {name: time_calls(calls[name], leg_calls[name]) for name in reversed(calls)}
             for name in calls:
                 legs[name].append((first[name], second[name]))
             if progress is not None:
-                progress(done + 1, rounds)
+                progress(done + 1, planned)
+            if done + 1 >= FEWEST_ROUNDS and time.perf_counter() > latest:
+                break
     return summarize(legs, threads=count)
 
 

@@ -33,6 +33,7 @@ class Session:
         threads: for one operator; by default as many as torch uses.
         providers: ONNX Runtime's execution providers, best first; by default CUDA for a graph on a GPU where
             ONNX Runtime has it, else the CPU.
+        profile: where given, the start of the name of the file that `end_profiling` writes.
 
     Attributes:
         provider: the execution provider in use.
@@ -48,16 +49,20 @@ class Session:
         graph_or_path: Graph | str | os.PathLike[str],
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        profile: str | None = None,
     ) -> None:
         require("onnx", "onnx_ir", "onnxruntime")
         self.state: dict[str, torch.Tensor] = {}
         self._graph = graph_or_path if isinstance(graph_or_path, Graph) else None
+        options = _options(threads)
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, profile
         if self._graph is not None:
             chosen = providers or _providers(self._graph)
-            self._session, self._buffers = _of_graph(self._graph, chosen, _options(threads))
+            self._session, self._buffers = _of_graph(self._graph, chosen, options)
         else:
             path = Path(graph_or_path)  # type: ignore[arg-type]
-            self._session = _of_file(path, providers or [CPU], _options(threads))
+            self._session = _of_file(path, providers or [CPU], options)
         self.provider: str = self._session.get_providers()[0]
         self._inputs = [i.name for i in self._session.get_inputs()]
 
@@ -70,6 +75,10 @@ class Session:
         if self._graph is None:
             return self._run_file(flat)
         return self._run_graph(self._graph, flat)
+
+    def end_profiling(self) -> str:
+        """Write what was recorded since the start; returns the file's name."""
+        return str(self._session.end_profiling())
 
     def _run_graph(self, graph: Graph, flat: Sequence[Any]) -> list[Any]:
         from codegen.onnx.naming import output_names

@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from capture.errors import CaptureError
 from capture.ir.serialize import write_aside
 from runtime.benchmark import no_garbage_collection
 from runtime.recorders import EagerRecorder, Event, line_recorder
@@ -66,19 +64,21 @@ def profile(
     """Time each op of a call.
 
     Args:
-        f: a plain module (its ATen ops as dispatched), or a compiled one of the backends aten
-            (a row for each node of the optimised graph) and eager.
+        f: a plain module (its ATen ops as dispatched), or what `runtime.compile` returned: a row for each node
+            of the optimised graph (backend aten), each kernel of ONNX Runtime (onnx), or each ATen op (eager).
         runs: calls that the medians are taken over; one more is made before them.
-
-    Raises:
-        CaptureError: a backend that runs the graph as one piece, as ONNX Runtime does.
     """
+    runs = max(1, runs)
+    if getattr(f, "backend", None) == "onnx":
+        from runtime.onnx_profile import record_onnx
+
+        return Profile(tuple(_medians(record_onnx(f, args, kwargs or {}, runs))))
     function, make = _recorder(f)
     given, given_kw = clone_inputs((tuple(args), dict(kwargs or {})))
     recorded: list[list[Event]] = []
     with torch.no_grad(), no_garbage_collection():
         function(*given, **given_kw)
-        for _ in range(max(1, runs)):
+        for _ in range(runs):
             with make() as recorder:
                 function(*given, **given_kw)
             recorded.append(recorder.events)
@@ -88,18 +88,12 @@ def profile(
 def _recorder(f: Any) -> tuple[Any, Any]:
     """What to call, and what makes a recorder for it."""
     backend = getattr(f, "backend", None)
-    if backend is None:
-        function = runnable(f)
-        return function, lambda: EagerRecorder(function)
     if backend == "aten":
         return f, lambda: line_recorder(f.graph, f.executable.module, f.source)
     if backend == "eager":
-        return f, lambda: EagerRecorder(getattr(f, "module", None) or nn.Module())
-    raise CaptureError(
-        f"the backend {backend} cannot be profiled op by op",
-        why="it runs the graph as one piece",
-        hint="--backend aten",
-    )
+        return f, lambda: EagerRecorder(f.module)
+    function = runnable(f)
+    return function, lambda: EagerRecorder(function)
 
 
 def _medians(recorded: list[list[Event]]) -> list[Event]:

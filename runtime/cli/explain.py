@@ -65,8 +65,8 @@ def tell_rows(terminal: Terminal, rows: Sequence[dict[str, Any]]) -> None:
             text.append(f"  {module:<{widths[2]}}  {place:<{widths[3]}}  ").append(why, style="dim")
             terminal.print(text)
         else:
-            terminal.line(text, f"{module}  {place}")
-            if why:
+            terminal.line(text, f"{module}  {place}", *([why] if row["fate"] == "kept" else []))
+            if row["fate"] != "kept":
                 terminal.line(Text(why, style="dim"), indent=4)
 
 

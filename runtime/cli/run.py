@@ -170,9 +170,8 @@ def measure(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, compil
     )
     account.tell_latency(terminal, compiled, timing)
     terminal.say("profiling")
-    profiles = {"eager": profile(model, args, kwargs, runs=PROFILE_RUNS)}
-    if compiled.backend != "onnx":
-        profiles["optimized"] = profile(compiled, args, kwargs, runs=PROFILE_RUNS)
+    sides = {"eager": model, "optimized": compiled}
+    profiles = {side: profile(f, args, kwargs, runs=PROFILE_RUNS) for side, f in sides.items()}
     return Measured(peak, parity, timing, profiles)
 
 

@@ -119,6 +119,25 @@ def test_a_plan_keeps_what_was_asked_for() -> None:
     assert plan({"a": 0.01}, 1.0, 7, 5) == (5, {"a": 7})
 
 
+def test_a_machine_that_gets_slower_ends_the_rounds_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    cost = 0.01
+
+    def engine(x: Tensor) -> None:
+        nonlocal now
+        now += cost
+
+    def progress(done: int, rounds: int) -> None:
+        nonlocal cost
+        cost = 1.0
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert benchmark({"a": engine}, (torch.zeros(1),), seconds=2.0, progress=progress).rounds == 3
+    cost = 0.01
+    assert benchmark({"a": engine}, (torch.zeros(1),), seconds=2.0).rounds == 10
+    assert benchmark({"a": engine}, (torch.zeros(1),), seconds=2.0, rounds=5, progress=progress).rounds == 5
+
+
 def synthetic(median: float, rounds: int = 20, spread: float = 0.05, seed: int = 0):
     generator = np.random.default_rng(seed)
     legs = median * generator.lognormal(0, spread, size=(rounds, 2, 5))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import runtime
-from capture.errors import CaptureError
 from models import mlp, resnet
+from runtime.onnx_profile import place_of
 from runtime.peak import measured_peak
 from runtime.profile import Profile, chrome_trace, profile
 from runtime.recorders import Event, line_nodes
@@ -94,12 +94,22 @@ def test_an_eager_compiled_model_is_profiled_as_eager() -> None:
     }
 
 
-def test_what_runs_as_one_piece_cannot_be_profiled() -> None:
-    class Session:
-        backend = "onnx"
+def test_kernels_of_onnx_runtime_have_their_module_and_line() -> None:
+    args = mlp.example_inputs(1, "small")
+    made = profile(runtime.compile(mlp.small(), args, backend="onnx"), args, runs=3)
+    placed = [e for e in made.events if e.module]
+    assert {"hidden.0", "hidden.1", "head"} <= {name for e in placed for name in e.module.split(", ")}
+    assert {e.file for e in placed} == {"models/mlp.py"}
 
-    with pytest.raises(CaptureError, match="cannot be profiled op by op"):
-        profile(Session(), ())
+
+def test_a_kernel_belongs_to_the_longest_name() -> None:
+    places = {"a/Conv": ("a", "f.py", 1), "a/Conv_1": ("b", "f.py", 2)}
+    assert place_of("a/Conv", places)[0] == "a"
+    assert place_of("a/Conv_1_nchwc", places)[0] == "b"
+    assert place_of("a/Conv/FusedConv", places)[0] == "a"
+    assert place_of("fused a/Conv_1", places)[0] == "b"
+    assert place_of("a/Convolution", places) == ("", "", 0)
+    assert place_of("ReorderOutput_token_3", places) == ("", "", 0)
 
 
 def test_a_chrome_trace_is_json_with_a_process_a_side(tmp_path: Path) -> None:
