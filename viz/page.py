@@ -172,6 +172,8 @@ def _memory(report: Mapping[str, Any]) -> dict[str, str] | None:
     parts += [f"{arena / bound:.2f} × the lower bound"] if bound else []
     if (measured := memory.get("measured_peak_bytes")) is not None:
         parts.append(f"measured {human_bytes(measured)}")
+    if report.get("backend") not in (None, "aten"):
+        parts.append("for the backend aten")
     return {"label": "Memory planned", "value": human_bytes(arena), "detail": ", ".join(parts), "tone": ""}
 
 

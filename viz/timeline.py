@@ -148,10 +148,11 @@ class _Painter:
         return TOP + PLOT_HEIGHT * (1 - size / self.top_bytes)
 
     def svg(self) -> str:
-        width = LEFT + self.plot_width + RIGHT
+        heading, needed = self._heading()
+        width = max(LEFT + self.plot_width + RIGHT, needed)
         height = TOP + PLOT_HEIGHT + BOTTOM + 18 * len(self.footer) + 14
         body = [
-            *self._heading(),
+            *heading,
             *self._axes(),
             *self._strips(),
             *(self._bar(bar) for bar in self.t.bars if bar not in self.holders),
@@ -162,7 +163,8 @@ class _Painter:
         ]
         return document(width, height, stylesheet(KINDS) + _CSS, body)
 
-    def _heading(self) -> Iterator[str]:
+    def _heading(self) -> tuple[list[str], float]:
+        """Title, facts and legend, and the width that they take."""
         t = self.t
         facts = [f"{len(t.bars)} buffers over {len(t.steps)} steps", f"planned {human_bytes(t.arena)}"]
         if t.lower_bound:
@@ -170,16 +172,18 @@ class _Painter:
         facts.append(f"naive {human_bytes(t.naive)}")
         facts.append(f"operators allocate at most {human_bytes(t.callee)} of it themselves")
         facts.append(f"results {human_bytes(t.results)} apart")
-        yield text(18, 28, "Memory plan", "h") + text(18, 46, " · ".join(facts), "m")
+        told = " · ".join(facts)
+        parts = [text(18, 28, "Memory plan", "h"), text(18, 46, told, "m")]
         used = {kind_of_name(bar.op) for bar in t.bars}
         marks = [(f"k-{name}", colour.meaning) for name, colour in KINDS.items() if name in used]
         marks += [("k-move callee dash", "dashed: allocated by the operator itself")] if t.callee else []
         marks += [("io holds", "alive at the peak")] if self.holders else []
         x = 18.0
         for look, meaning in marks:
-            yield rect(look, (x, 57, x + 12, 69), 2) + text(x + 17, 67, meaning, "s m")
+            parts += [rect(look, (x, 57, x + 12, 69), 2), text(x + 17, 67, meaning, "s m")]
             x += 33 + text_width(meaning, 10.5)
-        yield path("live", f"M{number(x)},63h18", 1.6) + text(x + 23, 67, "bytes alive", "s m")
+        parts += [path("live", f"M{number(x)},63h18", 1.6), text(x + 23, 67, "bytes alive", "s m")]
+        return parts, max(x + 23 + text_width("bytes alive", 10.5), 18 + text_width(told, 12)) + 18
 
     def _axes(self) -> Iterator[str]:
         right, foot = self.x(self.count), TOP + PLOT_HEIGHT
@@ -258,12 +262,12 @@ class _Painter:
             return []
         y = TOP + PLOT_HEIGHT + BOTTOM + 16
         head = f"Peak of {human_bytes(self.t.live[self.peak])} in step {self.peak}, {self.t.steps[self.peak]}"
-        lines = [text(18, y, f"{shorten(head, 120)}, held by", "b")]
+        lines = [text(18, y, f"{shorten(head, 96)}, held by", "b")]
         for bar in self.holders[:_HOLDERS]:
             y += 18
             told = "  ".join(filter(None, (bar.name, bar.op, bar.location)))
             lines.append(
-                text(96, y, human_bytes(bar.size), "s", "end") + text(108, y, shorten(told, 140), "s m")
+                text(96, y, human_bytes(bar.size), "s", "end") + text(108, y, shorten(told, 108), "s m")
             )
         if rest := self.holders[_HOLDERS:]:
             size = human_bytes(sum(bar.size for bar in rest))
