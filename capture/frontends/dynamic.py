@@ -73,7 +73,12 @@ def complete_shapes(
         return dynamic_shapes
     bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     rest = {k: v for k, v in dynamic_shapes.items() if k not in bound}
-    completed = {name: dynamic_shapes.get(name) for name in bound}
+    completed = {
+        name: pytree.tree_map(lambda _: None, value)
+        if dynamic_shapes.get(name) is None
+        else dynamic_shapes[name]
+        for name, value in bound.items()
+    }
     for parameter in inspect.signature(model.forward).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD and parameter.name in bound and rest:
             completed[parameter.name] = {key: rest.get(key) for key in bound[parameter.name]}

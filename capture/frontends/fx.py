@@ -44,6 +44,8 @@ def capture_with_fx(
         module.__dict__.update(
             {k: v for k, v in attributes.items() if isinstance(module.__dict__.get(k), fx.Proxy)}
         )
+    for node in graph_of_calls.find_nodes(op="placeholder"):
+        node.args = ()  # its default; torch.fx cannot print that beside nested arguments, and all are given
     traced = fx.GraphModule(model, graph_of_calls)
 
     def ordered(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["as_in_training", "noting_assignments", "silence"]
+__all__ = ["announced", "as_in_training", "noting_assignments", "silence"]
+
+_FLAGS = ("_is_compiling_flag", "_is_exporting_flag")  # what torch.export itself sets; there is no public way
 
 
 @contextlib.contextmanager
@@ -31,6 +33,19 @@ def as_in_training() -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextlib.contextmanager
+def announced() -> Iterator[None]:
+    """Let `torch.compiler.is_exporting()` be true: libraries ask it before they look at a tensor's values."""
+    flags = {name: getattr(torch.compiler, name, None) for name in _FLAGS}
+    try:
+        for name in flags:
+            setattr(torch.compiler, name, True)
+        yield
+    finally:
+        for name, value in flags.items():
+            setattr(torch.compiler, name, value)
 
 
 @contextlib.contextmanager

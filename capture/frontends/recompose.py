@@ -50,8 +50,9 @@ def _replace(graph: Graph, node: Node, composite: Composite) -> str:
     """Put the composite in the node's place, and take out what only the node used. Returns its name."""
     op, operands, kwargs = composite
     first, feeding = node.results[0], node.operand_values
-    new = graph.add_node(op, operands, kwargs, types=[first.type], origin=node.origin, before=node)
-    graph.replace_uses(first, new.result)
+    types = [first.type] if len(op._schema.returns) == 1 else None
+    new = graph.add_node(op, operands, kwargs, types=types, origin=node.origin, before=node)
+    graph.replace_uses(first, new.results[0])
     graph.erase(node)
     for origin in _erase_unused(graph, feeding):
         new.origin = origin | new.origin
@@ -114,8 +115,6 @@ def _inference_batch_norm(node: Node) -> Composite | None:
     if node.arg("training") or not _alone(node):
         return None
     x, weight, bias, mean, var, _, momentum, eps = node.operands
-    graph = node.graph
-    assert graph is not None
     normal = aten._native_batch_norm_legit_no_training.default
     return normal, [x, weight, bias, mean, var, momentum, eps], {}
 

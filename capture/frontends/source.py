@@ -26,7 +26,9 @@ _TORCH = str(Path(torch.__file__).parent) + "/"
 _OURS = tuple(
     str(Path(__file__).parents[2] / name) + "/" for name in ("capture", "passes", "codegen", "viz", "runtime")
 )
-_FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in [^\n]*(?:\n[ \t]+(?P<code>[^\n]*))?')
+_FRAME = re.compile(
+    r'File "(?P<file>[^"]*)", line (?P<line>\d+), in [^\n]*(?:\n[ \t]+(?![ \t]*File ")(?P<code>[^\n]*))?'
+)
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,7 @@ def is_user_file(file: str) -> bool:
 
 def parse_stack(text: str) -> list[Frame]:
     """The frames of a printed stack, outermost first."""
-    found = []
-    for match in _FRAME.finditer(text):
-        code = match["code"] or ""
-        # Without source, the next frame stands where the code would.
-        found.append(
-            Frame(match["file"], int(match["line"]), "" if code.startswith("File ") else code.strip())
-        )
-    return found
+    return [Frame(m["file"], int(m["line"]), (m["code"] or "").strip()) for m in _FRAME.finditer(text)]
 
 
 def innermost_user_frame(frames: Iterable[Frame]) -> Frame | None:

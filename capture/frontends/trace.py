@@ -25,7 +25,7 @@ from capture.frontends.fake_inputs import FakeInputs
 from capture.frontends.functional import FunctionalMode, from_functional, functionalizing, to_functional
 from capture.frontends.fx_import import Constants, FxImporter
 from capture.frontends.place import Place
-from capture.frontends.quiet import as_in_training
+from capture.frontends.quiet import announced, as_in_training
 from capture.frontends.source import Sources
 from capture.frontends.state import ModelState
 from capture.ir import Graph, LiteralType, ScalarType
@@ -62,7 +62,7 @@ def trace(
     """
     _, in_spec = pytree.tree_flatten((args, dict(kwargs)))
     place.boundary = _run.__code__
-    with as_in_training(), ExitStack() as stack:
+    with as_in_training(), announced(), ExitStack() as stack:
         state = ModelState(model)
         fake_state = {n: inputs.fake(t) for n, t in state.tensors.items()}
         stack.enter_context(fx_traceback.preserve_node_meta())
