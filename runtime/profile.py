@@ -64,8 +64,8 @@ def profile(
     """Time each op of a call.
 
     Args:
-        f: a plain module (its ATen ops as dispatched), or what `runtime.compile` returned: a row for each node
-            of the optimised graph (backend aten), each kernel of ONNX Runtime (onnx), or each ATen op (eager).
+        f: a plain module (its ATen ops as dispatched), or what `runtime.compile` returned: a row for each
+            node of the optimised graph (aten), kernel of ONNX Runtime (onnx), or ATen op (eager).
         runs: calls that the medians are taken over; one more is made before them.
     """
     runs = max(1, runs)

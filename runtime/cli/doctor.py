@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,22 +40,28 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
     facts = examine()
     terminal.json(facts)
     terminal.line(
-        f"torch-capture {facts['versions']['torch-capture']}", f"Python {facts['versions']['python']}"
+        f"torch-capture {facts['versions']['torch-capture'] or 'from source'}",
+        f"Python {facts['versions']['python']}",
     )
     terminal.print()
+    wide = max(map(len, facts["packages"])) + 2
     for name, package in facts["packages"].items():
-        mark = (
-            Text("missing", style="red" if package["needed"] else "yellow")
-            if not package["ok"]
-            else Text("ok", "green")
+        terminal.line(
+            state(package), Text(package["problem"] or package["use"], "dim"), label=name.ljust(wide)
         )
-        terminal.line(mark, Text(package["problem"] or package["use"], "dim"), label=f"{name}")
     terminal.print()
     for key, value in facts["devices"].items():
-        terminal.line(str(value), label=key)
+        terminal.line(str(value), label=key.ljust(wide))
     for advice in facts["advice"]:
-        terminal.line(advice, label="try")
+        terminal.line(advice, label="try".ljust(wide))
     return 0 if facts["ok"] else 1
+
+
+def state(package: Mapping[str, Any]) -> Text:
+    """The version of a package, or that it is missing, in a column of its own."""
+    if package["ok"]:
+        return Text(f"{package['version'] or 'ok':<12}")
+    return Text(f"{'missing':<12}", "bold red") if package["needed"] else Text(f"{'none':<12}", "yellow")
 
 
 def examine() -> dict[str, Any]:
@@ -86,6 +93,8 @@ def _package(name: str, module: str, use: str, needed: bool) -> dict[str, Any]:
     problem = ""
     try:
         importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        problem = f"not installed; it serves {use}" if error.name == module else str(error)
     except Exception as error:  # a broken installation may raise anything
         problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
     return {

@@ -18,7 +18,7 @@ from capture import Graph, capture
 from capture.errors import UsageError
 from capture.loading import Loaded, load, parse_dynamic, parse_input
 from passes import optimize
-from passes.base import parse_passes
+from passes.base import make_pass
 from runtime.benchmark import num_threads
 from runtime.cli.terminal import Terminal
 from runtime.compile import Compiled, compile
@@ -48,6 +48,7 @@ def machine_settings(options: SimpleNamespace) -> Iterator[None]:
 
 def load_model(terminal: Terminal, options: SimpleNamespace) -> Loaded:
     """The model and its example inputs, as the options say."""
+    check_options(options)
     if options.inputs and options.inputs_file:
         raise UsageError("--input and --inputs exclude each other", hint="one of them")
     inputs: Any = options.inputs_file
@@ -61,6 +62,13 @@ def load_model(terminal: Terminal, options: SimpleNamespace) -> Loaded:
         inputs=inputs,
         allow_pickle=options.allow_pickle,
     )
+
+
+def check_options(options: SimpleNamespace) -> None:
+    """Find out what is wrong with the options before anything long is done."""
+    dynamic_shapes(options)
+    for name in (*(options.passes or ()), *disabled(options)):
+        make_pass(name)
 
 
 def chosen_level(options: SimpleNamespace, default: int = 0) -> int:
@@ -104,7 +112,7 @@ def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded,
         captured,
         level,
         disabled(options),
-        passes=parse_passes(",".join(options.passes)) if options.passes else None,
+        passes=options.passes or None,
         verify=options.verify,
         dump_dir=options.dump_dir,
         progress=lambda name: terminal.say(f"optimizing: {name}"),
@@ -122,7 +130,7 @@ def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, 
         backend=options.backend,
         dynamic_shapes=dynamic_shapes(options),
         disable=disabled(options),
-        passes=parse_passes(",".join(options.passes)) if options.passes else None,
+        passes=options.passes or None,
         frontend=options.frontend,
         verify=options.verify,
         dump_dir=options.dump_dir,

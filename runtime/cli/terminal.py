@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -144,12 +145,24 @@ class Terminal:
             parts: Mapping[str, Any] = {k: getattr(error, k) for k in ("what", "where", "why", "hint")}
             self.json({"error": parts, "exit_code": error.exit_code})
         shown = Text.assemble(("error: ", "bold red"), error.what)
-        for part in (error.where, error.why):
-            if part:
-                shown.append("\n" + "\n".join("  " + line for line in part.strip("\n").splitlines()))
+        if error.where:
+            shown.append("\n" + self._indented(error.where, "  ", wrap=False))
+        if error.why:
+            shown.append("\n" + self._indented(error.why, "  "))
         if error.hint:
-            shown.append("\ntry: ", style="green").append(error.hint.strip("\n").replace("\n", "\n     "))
+            hint = self._indented(error.hint, "     ")
+            shown.append("\ntry: ", style="green").append(hint.removeprefix("     "))
         self._err.print(shown, soft_wrap=True)
+
+    def _indented(self, text: str, indent: str, *, wrap: bool = True) -> str:
+        """Every line indented; on a terminal also broken between words."""
+        lines = text.strip("\n").splitlines()
+        if wrap and self._err.is_terminal:
+            width = max(40, self._err.width) - len(indent)
+            lines = [
+                part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]
+            ]
+        return "\n".join(indent + line for line in lines)
 
     def note(self, text: str) -> None:
         """A plain line on stderr."""

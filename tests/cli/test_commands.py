@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,7 @@ def test_doctor_says_what_is_missing_and_how_to_install_it(cli, monkeypatch: pyt
     done = cli("doctor")
     assert done.code == 1
     assert "pip install not-a-package" in done.out
+    assert re.search(r"^not-a-package +missing +not installed; it serves tests$", done.out, re.M)
 
 
 def test_help_names_every_command(cli) -> None:
