@@ -14,8 +14,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CaptureError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    from runtime.cli import main as run
-
+    try:
+        from runtime.cli import main as run
+    except KeyboardInterrupt:  # importing torch takes seconds
+        print("interrupted while starting; nothing was written", file=sys.stderr)
+        return 130
     return run(argv)
 
 

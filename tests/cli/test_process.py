@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from capture.__main__ import main
 from capture._floors import ROOT
 
 SLOW = """
@@ -63,7 +65,7 @@ def test_an_interrupt_says_what_was_going_on_and_leaves_nothing(
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        assert process.stdout.readline() == "begun\n"
+        assert "begun\n" in iter(process.stdout.readline, "")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     finally:
@@ -72,6 +74,31 @@ def test_an_interrupt_says_what_was_going_on_and_leaves_nothing(
     assert process.returncode == 130
     assert err.strip() == "interrupted while capturing; nothing was written"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["slow.py"]
+
+
+def test_an_interrupt_while_starting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Starting(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "runtime.cli", Starting("runtime.cli"))
+    assert main([]) == 130
+    assert capsys.readouterr().err == "interrupted while starting; nothing was written\n"
+
+
+def test_importing_capture_waits_with_torch(environment: dict[str, str]) -> None:
+    code = "import sys, capture; assert 'torch' not in sys.modules; from capture import Graph; print(Graph)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout == "<class 'capture.ir.graph.Graph'>\n"
 
 
 def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path, environment: dict[str, str]) -> None:
