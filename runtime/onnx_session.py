@@ -105,7 +105,7 @@ class Session:
     def _run(self, feeds: dict[str, Any]) -> list[torch.Tensor]:
         from codegen.onnx.ortvalue import from_ort, to_ort
 
-        values = {name: to_ort(torch.as_tensor(v)) for name, v in feeds.items()}
+        values = {name: to_ort(v) for name, v in feeds.items()}
         try:
             return [from_ort(v) for v in self._session.run_with_ort_values(None, values)]
         except Exception as error:

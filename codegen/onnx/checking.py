@@ -16,7 +16,7 @@ from capture.ir.graph import Constant
 from capture.ir.interpreter import flatten_inputs, run_flat
 from capture.ir.types import LiteralType
 from codegen.onnx.naming import output_names
-from codegen.onnx.ortvalue import from_ort, to_ort
+from codegen.onnx.ortvalue import as_tensor, from_ort, to_ort
 from codegen.onnx.widen import uses_bfloat16, widen_bfloat16
 
 
@@ -32,7 +32,7 @@ def max_error(
         v for v, value in zip(flat, graph.inputs, strict=True) if not isinstance(value.type, LiteralType)
     ]
     session = _session(model)
-    feeds = {i.name: to_ort(torch.as_tensor(v)) for i, v in zip(session.get_inputs(), given, strict=False)}
+    feeds = {i.name: to_ort(v) for i, v in zip(session.get_inputs(), given, strict=False)}
     for target in graph.writebacks:
         if isinstance(target, Constant) and target.tensor is not None:
             feeds[target.name] = to_ort(target.tensor)
@@ -41,7 +41,7 @@ def max_error(
     except Exception as error:
         raise CaptureError("ONNX Runtime cannot run the model", why=str(error)) from error
     results, written = run_flat(graph, flat)
-    wanted = [_tensor(results[i]) for i in output_names(graph)] + list(written)
+    wanted = [as_tensor(results[i]) for i in output_names(graph)] + list(written)
     return max((_error(m, w) for m, w in zip(made, wanted, strict=True)), default=0.0)
 
 
@@ -55,11 +55,6 @@ def _session(model: onnx.ModelProto | str | os.PathLike[str]) -> onnxruntime.Inf
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CaptureError("ONNX Runtime refuses the model", why=str(error)) from error
-
-
-def _tensor(value: Any) -> torch.Tensor:
-    """A result as a tensor; ONNX models return real numbers in double precision."""
-    return torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
 def _error(made: torch.Tensor, wanted: torch.Tensor) -> float:

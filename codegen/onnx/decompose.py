@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch._decomp import core_aten_decompositions, decomposition_table
 from torch._ops import OpOverload
+from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx import Node as FxNode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -20,8 +21,8 @@ from codegen.onnx import table
 def decompose(node: Node) -> tuple[Graph, list[Value]] | None:
     """A graph that computes what the node does, and the operands that it takes; None where torch knows none.
 
-    The op is traced below dispatch, so composite operators fall apart by themselves; others do by their
-    entry in torch's table. Those that have a lowering stay whole.
+    The op is traced below dispatch and functionally, so composite operators fall apart by themselves;
+    others do by their entry in torch's table. Those that have a lowering stay whole.
     """
     if not isinstance(node.op, OpOverload) or node.graph is None:
         return None
@@ -45,10 +46,10 @@ def decompose(node: Node) -> tuple[Graph, list[Value]] | None:
         known[node.op] = decomposition_table[node.op]
     try:
         with torch.no_grad():
-            traced = make_fx(call, decomposition_table=known)(*fakes)
+            traced = make_fx(dispatch_functionalize(call), decomposition_table=known)(*fakes)
         graph = _Importer(node, context).run(traced, values)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
-        return None  # the op is reported as one without a lowering
+    except Exception:  # torch's decompositions raise what they like; the op is then one without a lowering
+        return None
     return None if graph is None else (graph, values)
 
 

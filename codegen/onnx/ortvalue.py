@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnxruntime
 import torch
 from torch.utils.dlpack import from_dlpack
@@ -15,9 +17,14 @@ _NOT_IN_NUMPY = {
 _BOOL = 9
 
 
-def to_ort(tensor: torch.Tensor) -> onnxruntime.OrtValue:
-    """A value on the tensor's memory; on a copy where that is not contiguous, or not on the CPU."""
-    tensor = tensor.detach().cpu().contiguous()
+def as_tensor(value: Any) -> torch.Tensor:
+    """Tensors as they are; numbers as our ONNX models take and return them: int64, float64, bool."""
+    return torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+
+
+def to_ort(value: Any) -> onnxruntime.OrtValue:
+    """A value on a tensor's memory, or on a copy where that is not contiguous or not on the CPU; a number."""
+    tensor = as_tensor(value).detach().cpu().contiguous()
     if tensor.dtype in _NOT_IN_NUMPY:
         bytes_as, number = _NOT_IN_NUMPY[tensor.dtype]
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(tensor.view(bytes_as).numpy(), number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
@@ -62,8 +62,3 @@ def find(op: Any) -> Lowering | None:
     """The lowering of an overload: a registered one before a built-in one, its own before its packet's."""
     keys = (op, getattr(op, "overloadpacket", None))
     return next((table[key] for table in (_REGISTERED, _BUILT_IN) for key in keys if key in table), None)
-
-
-def operators() -> Iterator[Any]:
-    """Every operator (overload or packet) with a lowering."""
-    yield from {**_BUILT_IN, **_REGISTERED}

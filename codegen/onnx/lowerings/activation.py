@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx_ir as oir
@@ -139,9 +140,16 @@ def glu(op: Builder, x: Any, dim: int) -> oir.Value:
     return op.Mul(value, op.Sigmoid(gate))
 
 
-@lowers(aten.softmax.int, aten._softmax, aten._safe_softmax)
+@lowers(aten.softmax.int, aten._softmax)
 def softmax(op: Builder, x: Any, dim: int, *_: Any) -> oir.Value:
     return _softmax(op, "Softmax", x, dim)
+
+
+@lowers(aten._safe_softmax)
+def safe_softmax(op: Builder, x: Any, dim: int, *_: Any) -> oir.Value:
+    """Nothing but -inf gives 0, where softmax gives NaN."""
+    hidden = op.Equal(op.ReduceMax(x, [dim], keepdims=1), op.cast(-math.inf, x.type.dtype))
+    return op.Where(hidden, op.cast(0.0, op.result.dtype), _softmax(op, "Softmax", x, dim))
 
 
 @lowers(aten.log_softmax.int, aten._log_softmax)

@@ -156,6 +156,16 @@ def atan2(op: Builder, a: Any, b: Any) -> oir.Value:
     return op.Where(origin, zero, angle)
 
 
+@lowers(aten.hypot)
+def hypot(op: Builder, a: Any, b: Any) -> oir.Value:
+    """The larger side times sqrt(1 + (smaller / larger)^2), which does not overflow."""
+    dtype = result_dtype(op)
+    x, y = op.Abs(op.cast(a, dtype)), op.Abs(op.cast(b, dtype))
+    large, small, zero = op.Max(x, y), op.Min(x, y), op.cast(0.0, dtype)
+    ratio = op.Where(op.Equal(large, zero), zero, op.Div(small, large))
+    return op.Mul(large, op.Sqrt(op.Add(op.Mul(ratio, ratio), op.cast(1.0, dtype))))
+
+
 _COMPARISONS = {
     aten.eq: "Equal",
     aten.lt: "Less",

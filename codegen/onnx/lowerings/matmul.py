@@ -47,6 +47,13 @@ def add_product(op: Builder, bias: Any, a: Any, b: Any, beta: Any = 1, alpha: An
     return op.Add(product, bias if beta == 1 else op.Mul(bias, op.cast(beta, op.result.dtype)))
 
 
+@lowers(aten.addbmm)
+def addbmm(op: Builder, bias: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> oir.Value:
+    dtype = op.result.dtype
+    total = op.Mul(op.ReduceSum(op.MatMul(a, b), [0], keepdims=0), op.cast(alpha, dtype))
+    return total if beta == 0 else op.Add(total, op.Mul(bias, op.cast(beta, dtype)))
+
+
 @lowers(aten.outer, aten.ger)
 def outer(op: Builder, a: Any, b: Any) -> oir.Value:
     dtype = op.result.dtype

@@ -54,11 +54,20 @@ def batch_norm(op: Builder, x: Any, weight: Any, bias: Any, mean: Any, var: Any,
     named = {a.name: v for a, v in zip(op.node.op._schema.arguments[5:], rest, strict=False)}
     if named.get("training", False) or mean is None:
         raise op.unsupported("the model was captured in training mode; call model.eval() before capture")
-    channels = mean.type.shape
-    dtype = mean.type.dtype
-    scale = op.const(torch.ones(channels), dtype) if weight is None else weight
-    shift = op.const(torch.zeros(channels), dtype) if bias is None else bias
-    return op.BatchNormalization(x, scale, shift, mean, var, epsilon=float(named["eps"]))
+    return _with_statistics(op, x, weight, bias, mean, var, named["eps"])
+
+
+def _with_statistics(
+    op: Builder, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float
+) -> oir.Value:
+    scale, shift = _affine(op, weight, bias, mean.type.shape, mean.type.dtype)
+    return op.BatchNormalization(x, scale, shift, mean, var, epsilon=float(eps))
+
+
+def _affine(op: Builder, weight: Any, bias: Any, shape: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+    """ONNX wants both always."""
+    scale = op.const(torch.ones(shape), dtype) if weight is None else weight
+    return scale, op.const(torch.zeros(shape), dtype) if bias is None else bias
 
 
 @lowers(aten.group_norm)
@@ -77,10 +86,8 @@ def native_group_norm(
 
 def _group_norm(op: Builder, x: Any, groups: int, weight: Any, bias: Any, eps: float) -> oir.Value:
     """Instance norm over [N, groups, the rest], which every runtime has, then scale and shift by channel."""
-    dtype = op.result.dtype
-    ones = op.const(torch.ones(groups), dtype)
-    zeros = op.const(torch.zeros(groups), dtype)
-    grouped = op.InstanceNormalization(op.Reshape(x, [0, groups, -1]), ones, zeros, epsilon=float(eps))
+    scale, shift = _affine(op, None, None, [groups], op.result.dtype)
+    grouped = op.InstanceNormalization(op.Reshape(x, [0, groups, -1]), scale, shift, epsilon=float(eps))
     made = op.Reshape(grouped, op.Shape(x))
     return _by_channel(op, made, x.type.rank, weight, bias)
 
@@ -99,18 +106,9 @@ def instance_norm(
     _c: Any,
 ) -> oir.Value:
     if not use_input_stats:
-        return batch_norm_of(op, x, weight, bias, mean, var, eps)
-    dtype = op.result.dtype
-    channels = x.type.shape[1]
-    scale = op.const(torch.ones(channels), dtype) if weight is None else weight
-    shift = op.const(torch.zeros(channels), dtype) if bias is None else bias
+        return _with_statistics(op, x, weight, bias, mean, var, eps)
+    scale, shift = _affine(op, weight, bias, x.type.shape[1:2], op.result.dtype)
     return op.InstanceNormalization(x, scale, shift, epsilon=float(eps))
-
-
-def batch_norm_of(op: Builder, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> oir.Value:
-    scale = op.const(torch.ones(mean.type.shape), mean.type.dtype) if weight is None else weight
-    shift = op.const(torch.zeros(mean.type.shape), mean.type.dtype) if bias is None else bias
-    return op.BatchNormalization(x, scale, shift, mean, var, epsilon=float(eps))
 
 
 def _by_channel(op: Builder, x: oir.Value, rank: int, weight: Any, bias: Any) -> oir.Value:

@@ -152,9 +152,8 @@ def _variance(
     off = op.Sub(x, mean)
     count = dims.product(tuple(x.type.shape[a] for a in axes))
     total = reduce(op, "ReduceSum", op.Mul(off, off), axes, keepdim)
-    divisor = op.cast(dims.canonical(count - correction), op.result.dtype)
-    if isinstance(count, int):
-        divisor = op.cast(float(max(count - correction, 0)), op.result.dtype)
+    left = op.Sub(op.cast(count, op.result.dtype), op.cast(float(correction), op.result.dtype))
+    divisor = op.Max(left, op.cast(0.0, op.result.dtype))
     return op.Div(total, divisor), mean if keepdim or not axes else op.Squeeze(mean, axes)
 
 
@@ -220,16 +219,45 @@ def cumsum(op: Builder, x: Any, dim: int, *, dtype: Any = None) -> oir.Value:
 
 @lowers(aten.cumprod)
 def cumprod(op: Builder, x: Any, dim: int, *, dtype: Any = None) -> oir.Value:
-    """The product over a triangle: ONNX has no running product. Takes memory of the dimension squared."""
     value = op.cast(x, op.result.dtype)
-    if not x.type.rank:
-        return value
+    return op.ReduceProd(*_prefixes(op, value, x, dim, 1), keepdims=0) if x.type.rank else value
+
+
+@lowers(aten.cummax)
+def cummax(op: Builder, x: Any, dim: int) -> Any:
+    return _running_extreme(op, "Max", x, dim, -math.inf)
+
+
+@lowers(aten.cummin)
+def cummin(op: Builder, x: Any, dim: int) -> Any:
+    return _running_extreme(op, "Min", x, dim, math.inf)
+
+
+def _running_extreme(op: Builder, name: str, x: Any, dim: int, neutral: float) -> Any:
+    """Among equals torch tells the last one's index."""
+    dtype = x.type.dtype
+    if not dtype.is_floating_point or not x.type.rank:
+        raise op.unsupported("of integers or a tensor without dimensions")
+    prefixes, axes = _prefixes(op, op.value(x), x, dim, neutral)
+    last = op.call(f"Arg{name}", prefixes, axis=axes[0], keepdims=0, select_last_index=1)
+    return op.call(f"Reduce{name}", prefixes, axes, keepdims=0), last
+
+
+def _prefixes(op: Builder, value: oir.Value, x: Any, dim: int, neutral: float) -> tuple[oir.Value, list[int]]:
+    """For each place along `dim` the elements up to it, the others neutral; and the axis to be reduced.
+
+    ONNX has running sums only. Takes memory of the dimension squared.
+    """
     axis = dim % x.type.rank
-    size = x.type.shape[axis]
-    order = op.Range(*(op.cast(v, torch.int64) for v in (0, size, 1)))
+    order = op.Range(*(op.cast(v, torch.int64) for v in (0, x.type.shape[axis], 1)))
     earlier = op.LessOrEqual(op.Unsqueeze(order, [0]), op.Unsqueeze(order, [1]))  # [size, size]
     after = x.type.rank - axis - 1
     if after:
         earlier = op.Unsqueeze(earlier, list(range(2, 2 + after)))
-    factors = op.Where(earlier, op.Unsqueeze(value, [axis]), op.cast(1, op.result.dtype))
-    return op.ReduceProd(factors, [axis + 1], keepdims=0)
+    return op.Where(earlier, op.Unsqueeze(value, [axis]), op.cast(neutral, op.result.dtype)), [axis + 1]
+
+
+@lowers(aten._cdist_forward)
+def cdist(op: Builder, a: Any, b: Any, order: float, _mode: Any) -> oir.Value:
+    """Distances of all pairs of rows: [..., P, M] and [..., R, M] to [..., P, R]."""
+    return _norm(op, op.Sub(op.Unsqueeze(a, [-2]), op.Unsqueeze(b, [-3])), order, [op.result.rank], False)

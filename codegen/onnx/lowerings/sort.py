@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as oir
 import torch
 
+from capture.ir import dims
 from codegen.onnx.builder import Builder
 from codegen.onnx.lowerings.arithmetic import single, wide
 from codegen.onnx.table import lowers
@@ -54,6 +55,33 @@ def _top(op: Builder, x: Any, k: Any, dim: int, largest: bool) -> tuple[oir.Valu
         return op.cast(value, dtype), op.const(0)
     values, indices = op.TopK(value, op.vector([k]), axis=dim, largest=int(largest), sorted=1, outputs=2)
     return values if computed == dtype else op.cast(values, dtype), indices
+
+
+@lowers(aten.median.dim)
+def median(op: Builder, x: Any, dim: int, keepdim: bool = False) -> Any:
+    """torch takes the lower of two middle elements."""
+    return _ordered(op, x, dim, (_size(x, dim) - 1) // 2, keepdim)
+
+
+@lowers(aten.median.default)
+def median_of_all(op: Builder, x: Any) -> oir.Value:
+    count = x.type.numel
+    smallest, _ = op.TopK(
+        op.Reshape(x, [-1]), op.vector([dims.canonical((count - 1) // 2 + 1)]), axis=0, largest=0, outputs=2
+    )
+    return op.Gather(smallest, op.const(-1), axis=0)
+
+
+@lowers(aten.kthvalue)
+def kthvalue(op: Builder, x: Any, k: Any, dim: int = -1, keepdim: bool = False) -> Any:
+    return _ordered(op, x, dim, k - 1, keepdim)
+
+
+def _ordered(op: Builder, x: Any, dim: int, place: Any, keepdim: bool) -> tuple[oir.Value, oir.Value]:
+    """Value and index of the element at that place in ascending order."""
+    pair = _top(op, x, place + 1, dim, largest=False)
+    chosen = [op.Gather(t, op.const([-1]), axis=dim) for t in pair] if x.type.rank else list(pair)
+    return tuple(chosen if keepdim or not x.type.rank else (op.Squeeze(t, [dim]) for t in chosen))
 
 
 @lowers(aten.one_hot)

@@ -10,6 +10,8 @@ import torch
 
 from capture.ir import dims
 from capture.ir.dims import Dim
+from capture.ir.ops import Trait, has
+from capture.ir.types import CONTIGUOUS
 from codegen.onnx.builder import Builder
 from codegen.onnx.table import lowers
 
@@ -165,6 +167,8 @@ def diagonal(op: Builder, x: Any, offset: int, first: int, second: int) -> oir.V
     kept = [x.type.shape[d] for d in others]
     told, _ = target_shape([], [*kept, dims.canonical(rows * columns)])
     flat = op.Reshape(moved, told)
+    if op.result.shape[-1] == 0:
+        return op.Slice(flat, [0], [0], [len(others)])
     start = offset if offset >= 0 else dims.canonical(-offset * columns)
     end = dims.canonical(start + (op.result.shape[-1] - 1) * (columns + 1) + 1)
     return op.Slice(flat, [start], [end], [len(others)], [columns + 1])
@@ -186,12 +190,10 @@ def unfold(op: Builder, x: Any, dim: int, size: int, step: int) -> oir.Value:
 
 @lowers(aten.as_strided, aten.as_strided_copy)
 def as_strided(op: Builder, x: Any, size: list[int], stride: list[int], offset: Any = None) -> oir.Value:
-    """Gather from the flat tensor, as if it were contiguous: so capture saw it, or it is refused."""
-    if (
-        not all(isinstance(v, int) for v in (*size, *stride, offset or 0))
-        or x.type.memory_format != "contiguous"
-    ):
-        raise op.unsupported("it depends on the strides of its input")
+    """Gather from the flat tensor, where that is the whole of its memory."""
+    whole = x.type.memory_format == CONTIGUOUS and (x.producer is None or not has(x.producer.op, Trait.VIEW))
+    if not whole or not all(isinstance(v, int) for v in (*size, *stride, offset or 0)):
+        raise op.unsupported("it depends on how its input lies in memory")
     index = torch.full([], offset or 0, dtype=torch.int64)
     for n, s in zip(size, stride, strict=True):
         index = index[..., None] + torch.arange(n) * s

@@ -277,6 +277,16 @@ def test_recurrent(name: str, same: Callable[..., None]) -> None:
     same(RECURRENT[name], randn(3, 2, 4))
 
 
+def test_cells_and_other_products(same: Callable[..., None]) -> None:
+    same(nn.LSTMCell(4, 5), randn(3, 4), (randn(3, 5), randn(3, 5) / 2))
+    same(nn.GRUCell(4, 5), randn(3, 4))
+    same(lambda a, b: torch.addbmm(a[0, :, :3], a, b, beta=0.5, alpha=2), randn(2, 3, 4), randn(2, 4, 3))
+    same(
+        lambda a: (torch.kron(a, a), torch.linalg.matrix_power(a[:, :3], 3), torch.block_diag(a, a)),
+        randn(3, 4),
+    )
+
+
 @pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
 def test_recurrent_with_a_state(same: Callable[..., None]) -> None:
     same(RECURRENT["lstm batch first"], randn(2, 3, 4), (randn(1, 2, 5), randn(1, 2, 5) / 2))

@@ -184,6 +184,16 @@ def test_atan2_in_all_quadrants(same: Callable[..., None]) -> None:
     same(torch.atan2, y, x)
 
 
+def test_hypot_does_not_overflow(same: Callable[..., None]) -> None:
+    x = torch.tensor([3.0, 0.0, -1e30, 2.0])
+    same(torch.hypot, x, torch.tensor([4.0, 0.0, 1e30, -7.0]), atol=1e24)
+
+
+def test_safe_softmax(same: Callable[..., None]) -> None:
+    x = values().masked_fill(torch.tensor([True, False, True])[:, None], -torch.inf)
+    same(lambda x: torch.ops.aten._safe_softmax(x, -1), x)
+
+
 def test_round_to_decimals(same: Callable[..., None]) -> None:
     same(lambda x: (torch.round(x, decimals=2), torch.round(x * 100, decimals=-1), x.round()), values())
 

@@ -9,6 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from capture.errors import UnsupportedOpError
+from codegen import onnx
+
 x235 = torch.arange(30.0).view(2, 3, 5)
 
 VIEWS: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -168,6 +171,12 @@ def test_move(name: str, same: Callable[..., None]) -> None:
     same(MOVES[name], x235, atol=0)
 
 
+def test_strides_of_a_view_are_refused(trace: Callable[..., Any]) -> None:
+    graph = trace(lambda x: x[1:].as_strided((2,), (1,), 20), (x235,))
+    with pytest.raises(UnsupportedOpError, match="depends on how its input lies in memory"):
+        onnx.export(graph)
+
+
 CREATIONS: dict[str, Callable[[torch.Tensor], Any]] = {
     "filled": lambda x: (
         torch.zeros(2, 3),
@@ -205,8 +214,6 @@ def test_random_numbers_have_their_shape(trace: Callable[..., Any]) -> None:
     """They are others than torch's, and not constants. ONNX Runtime has them up to opset 21."""
     import numpy as np
     import onnxruntime
-
-    from codegen import onnx
 
     graph = trace(lambda x: (torch.rand(3, 500) + x, torch.randn_like(x)), (torch.zeros(500),))
     session = onnxruntime.InferenceSession(

@@ -125,6 +125,20 @@ graph(%x: f32[2*n + 1]) where n in [1, 64]
     assert all(onnx.check(model, graph, (torch.zeros(2 * n + 1),)) == 0 for n in (1, 4, 7))
 
 
+def test_numbers_are_inputs() -> None:
+    text = """\
+graph(%x: f32[4], %n: int(n), %scale: float) where n in [1, 64]
+  %0: f32[4] = aten.mul.Tensor(%x, %scale)
+  %1: f32[n] = aten.full([n], 1.0)
+  %2: f32[4] = aten.add.Tensor(%0, n)
+  return %2, %1
+"""
+    graph = Graph.parse(text)
+    model = onnx.export(graph)
+    assert [i.name for i in model.graph.input] == ["x", "n", "scale"]
+    assert onnx.check(model, graph, (torch.randn(4), 3, 0.1)) < 1e-6
+
+
 def test_a_dim_that_nothing_tells() -> None:
     text = """\
 graph(%x: f32[n*m]) where n in [1, 64], m in [1, 64]
