@@ -7,8 +7,9 @@ measure each entry. What is not listed allocates its own result.
     honest out=     aten.add.out(x, y, out=buffer)
     in place        aten.relu_(x), or aten.add.out(x, y, out=x)
 
-An honest ``out=`` needs the buffer in the layout that the operator would give by itself: gelu.out, for one,
-is wrong where input and buffer are strided differently.
+An honest ``out=`` needs the buffer in the layout that the operator would give by itself. Some are wrong where
+operand and buffer are strided differently, and callers may pass inputs of other strides than captured: those
+take contiguous buffers, or their operand's own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from capture.ir import Fusion, Node, Trait, Value, has, op_name, resolve_op
+from capture.ir import Fusion, Node, TensorType, Trait, Value, has, op_name, resolve_op
+from capture.ir.types import CONTIGUOUS
 
 # The overload with out= of the same packet takes the same operands.
 _SAME = """abs acos acosh asin asinh atan atanh ceil cos cosh digamma elu erf erfc erfinv exp exp2 expm1 floor
@@ -47,6 +49,8 @@ _OTHER: dict[str, tuple[str, tuple[Any, ...]]] = {
     "relu": ("clamp_min.out", (0,)),
     "relu6": ("hardtanh.out", (0, 6)),
 }
+
+_CONTIGUOUS_ONLY = {"gelu", "matmul", "_softmax", "_log_softmax"}
 
 # Only the first operand can be written over, by the op whose name ends in an underscore.
 _FIRST = "masked_fill.Scalar masked_fill.Tensor celu selu".split()
@@ -106,8 +110,19 @@ def takes_destination(node: Node) -> bool:
         return False
     if isinstance(node.op, Fusion):
         last = _last(node)
-        return last is not None and out_form(last.op) is not None
+        return last is not None and takes_destination(last)
+    if not takes_any_strides(node):
+        return False
+    if node.is_op(torch.ops.aten.matmul.default) and node.operands[0].tensor_type.rank == 1:
+        return False  # vector times matrix resizes what it is given
     return out_form(node.op) is not None
+
+
+def takes_any_strides(node: Node) -> bool:
+    """Whether the op may write into memory laid out as its result's type says, however its operands lie."""
+    type_ = node.results[0].type
+    contiguous = isinstance(type_, TensorType) and type_.memory_format == CONTIGUOUS
+    return contiguous or op_name(node.op).removeprefix("aten.") not in _CONTIGUOUS_ONLY
 
 
 def may_overwrite(node: Node) -> tuple[Value, ...]:

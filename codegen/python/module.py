@@ -17,7 +17,7 @@ from codegen.python.ops import call_text
 from codegen.python.regions import region_lines
 from codegen.python.spelling import comment, docstring, identifier, literal, quoted
 from passes.aliases import may_share
-from passes.destinations import in_place_form, out_form
+from passes.destinations import in_place_form, out_form, takes_any_strides
 
 _COMMENT_COLUMN = 100
 _RESERVED = {
@@ -112,17 +112,19 @@ class Writer:
         """One ATen call; into `destination` where the operator can truly write there."""
         args = [self.text(v) for v in node.operands]
         keywords = [f"{k}={self.text(v)}" for k, v in node.kwargs.items()]
-        if destination is not None and (form := out_form(node.op)) is not None:
+        if destination is None or not self.writes_into(node, destination):
+            return call_text(node.op, args + keywords)
+        if (form := out_form(node.op)) is not None:
             extra = [self.text(v) for v in form.extra]
             return call_text(form.overload, [*args, *extra, *keywords, f"{form.out}={destination}"])
-        written = destination is not None and self.writes_into(node, destination)
-        return call_text(in_place_form(node.op) if written else node.op, args + keywords)
+        return call_text(in_place_form(node.op), args + keywords)
 
     def writes_into(self, node: Node, destination: str) -> bool:
         """Whether `call` makes the operator write there."""
+        over_first = bool(node.operands) and self.text(node.operands[0]) == destination
         if out_form(node.op) is not None:
-            return True
-        return in_place_form(node.op) is not None and self.text(node.operands[0]) == destination
+            return over_first or takes_any_strides(node)
+        return over_first and in_place_form(node.op) is not None
 
     def targets(self, node: Node) -> str:
         """The left side of a node's line: ``v3, v4 = ``."""
