@@ -7,7 +7,19 @@ from passes.pipelines import PIPELINES
 
 # isort: split
 # Each of these registers its pass.
-from passes import cse, dce, fold_batch_norm, fold_constants, fuse, layout, lower, memory, schedule, simplify  # noqa: F401
+from passes import (  # noqa: F401
+    cse,
+    dce,
+    fold_batch_norm,
+    fold_constants,
+    fuse,
+    layout,
+    lower,
+    memory,
+    recompose,
+    schedule,
+    simplify,
+)
 
 __all__ = [
     "PIPELINES", "Fate", "LedgerRow", "Pass", "PassRecord", "PassResult", "fates_of", "ledger", "make_pass",

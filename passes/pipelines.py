@@ -12,6 +12,7 @@ CLEAN = (
 PIPELINES: dict[int, tuple[str, ...]] = {
     0: (),
     1: (
+        "recompose",  # lift decomposed ops, so that every later pass sees one vocabulary
         *CLEAN,
         "fold-batch-norm",  # after clean-up: dropout between, or computed statistics, would hide the pair
         "eliminate-dead-code",  # the weights from before the folding

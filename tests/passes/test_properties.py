@@ -17,7 +17,7 @@ from tests.random_graphs import Case, assert_same_results, cases, coarsest
 
 aten = torch.ops.aten
 
-EXACT = ["simplify", "fold-constants", "eliminate-common-subexpressions", "eliminate-dead-code"]
+EXACT = ["recompose", "simplify", "fold-constants", "eliminate-common-subexpressions", "eliminate-dead-code"]
 NAMES = [*EXACT, "fold-batch-norm"]
 GRAPHS = st.one_of(cases(), cases(dynamic=True))
 
