@@ -56,7 +56,9 @@ class Failure:
                 return "data"
             if isinstance(error, ConstraintViolationError) or "cannot vary" in text:
                 return "size"
-            if isinstance(error, TypeError) and "Proxy" in text:
+            if isinstance(error, TypeError) and re.search(
+                r"not 'Proxy'|'Proxy' object cannot be interp", text
+            ):
                 return "data"  # int(), float() or range() of a traced value
         return "other"
 

@@ -19,6 +19,7 @@ from capture.errors import CaptureError
 from capture.frontends.dynamic import Axis, flat_axes, grow
 from capture.frontends.fake_inputs import FakeInputs, input_names
 from capture.frontends.place import Place
+from capture.frontends.quiet import as_in_training
 from capture.frontends.source import format_stack, innermost_user_frame, module_path, parse_stack
 from capture.frontends.state import ModelState
 from capture.frontends.trace import trace
@@ -39,7 +40,8 @@ def capture_with_fx(
     args, kwargs = grow(args, kwargs, axes)
     values = _by_parameter(model, args, kwargs)
     before = [(module, dict(module.__dict__)) for module in model.modules()]
-    graph_of_calls = _Tracer(model).trace(model, concrete_args=_concrete(values, axes))
+    with as_in_training():
+        graph_of_calls = _Tracer(model).trace(model, concrete_args=_concrete(values, axes))
     for module, attributes in before:  # where the model has put a proxy, put back what was there
         module.__dict__.update(
             {k: v for k, v in attributes.items() if isinstance(module.__dict__.get(k), fx.Proxy)}
@@ -103,6 +105,8 @@ class _Tracer(fx.Tracer):
         self._place.boundary = capture_with_fx.__code__
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            raise CaptureError("torch.fx does not see that autocast is on")
         node = super().create_node(*args, **kwargs)
         node.meta["stack_trace"] = format_stack(self._place.here()[1])
         return node

@@ -163,7 +163,7 @@ class FxImporter:
         target = node.target
         if target is operator.getitem and isinstance(self._env.get(node.args[0]), list):
             return self._env[node.args[0]][node.args[1]]
-        if target in _RANGE_ASSERTS:
+        if target in _RANGE_ASSERTS or target is torch._C._set_grad_enabled:
             return None
         if target in _IDENTITIES:
             return self._operand(node.args[0], node)
@@ -182,7 +182,12 @@ class FxImporter:
             return Number(as_expr(value))
         if isinstance(value, (bool, int, float)):
             return value
-        raise self._error(node, f"the call {getattr(target, '__name__', target)} is not an ATen operator")
+        name = getattr(target, "__name__", str(target))
+        if "autocast" in name:
+            raise self._error(
+                node, "the model turns autocast on, and tracing above dispatch does not see its casts"
+            )
+        raise self._error(node, f"the call {name} is not an ATen operator")
 
     def _call(self, node: FxNode, op: OpOverload) -> Any:
         op = _RENAMED.get(op, op)
@@ -266,7 +271,7 @@ class FxImporter:
             return self._inline(node, *_INLINED[op.name()])
         origin = self._origin(node, op)
         modules = [self._env[a] for a in pytree.tree_leaves(node.args) if self._is_region(a)]
-        if not modules or node.kwargs:
+        if not modules or node.kwargs or op.name() == "while_loop":  # its condition returns no tuple
             raise self._error(node, f"the higher-order operator {op_name(op)} has no form in the IR")
         regions: list[Graph] = []
         operands = pytree.tree_map(

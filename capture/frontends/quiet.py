@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+from torch._C import _DisableAutocast
 
 __all__ = ["announced", "as_in_training", "noting_assignments", "silence"]
 
@@ -20,12 +21,12 @@ _FLAGS = ("_is_compiling_flag", "_is_exporting_flag")  # what torch.export itsel
 
 @contextlib.contextmanager
 def as_in_training() -> Iterator[None]:
-    """Trace with gradients on, whatever mode the caller is in, and without torch's warnings about itself.
+    """Trace with gradients on and autocast off, whatever the caller has set, and without torch's warnings.
 
     With gradients off, torch.nn swaps whole Transformer layers for opaque fast paths.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad(), _DisableAutocast():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.backends.mha.set_fastpath_enabled(False)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C import _DisableAutocast
 from torch.utils import _pytree as pytree
 
 from capture.frontends.state import ModelState, StateGuard
@@ -24,7 +25,7 @@ def run_aside(
     }
     outputs = []
     try:
-        with StateGuard(model), torch.no_grad(), torch.random.fork_rng():
+        with StateGuard(model), torch.no_grad(), _DisableAutocast(), torch.random.fork_rng():
             for _ in range(times):
                 given, named = pytree.tree_map(_copied, (args, dict(kwargs)))
                 torch.manual_seed(0)
@@ -63,22 +64,26 @@ def agrees(graph: Graph, model: nn.Module, args: tuple[Any, ...], kwargs: Mappin
         result = graph.run(*given, **named)
     finally:
         _restore(kept)
-    return _equal(expected, result, rtol=1e-3)
+    return _equal(expected, result, rtol=None)
 
 
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
-def _equal(a: Any, b: Any, rtol: float) -> bool:
+def _equal(a: Any, b: Any, rtol: float | None) -> bool:
     left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
     return len(left) == len(right) and all(_same(x, y, rtol) for x, y in zip(left, right, strict=True))
 
 
-def _same(x: Any, y: Any, rtol: float) -> bool:
+def _same(x: Any, y: Any, rtol: float | None) -> bool:
+    """Equal tensors or literals; without `rtol`, up to a few roundings of the dtype."""
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
         return type(x) is type(y) and bool(x == y)
     if (x.dtype, x.shape) != (y.dtype, y.shape):
         return False
-    scale = float(x.abs().max()) if x.is_floating_point() and x.numel() else 0.0
+    inexact = x.is_floating_point() or x.is_complex()
+    if rtol is None:
+        rtol = 100 * torch.finfo(x.dtype).eps if inexact else 0.0
+    scale = float(x.abs().nan_to_num(0.0, 0.0, 0.0).max()) if inexact and x.numel() else 0.0
     return torch.allclose(x, y, rtol=rtol, atol=rtol * scale, equal_nan=True)

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 import sympy
+import torch
 
 from capture.errors import CaptureError, VerificationError
-from capture.ir import dims, graph as ir, text
+from capture.ir import dims, text
+from capture.ir import graph as ir
 from capture.ir.infer import FakeContext, context_for, fake_call
 from capture.ir.ops import Fusion, is_region_op, op_name
 from capture.ir.types import ScalarType, TensorType
@@ -58,14 +60,19 @@ class _Check:
         for neighbour in nodes[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS + 1]:
             mark = ">" if neighbour is node else " "
             shown.append(f"{mark} {text.format_node(neighbour, self.named)[0]}")
-        raise VerificationError(what, where=str(node.origin) or None, why="\n".join(filter(None, [why, *shown])))
+        raise VerificationError(
+            what, where=str(node.origin) or None, why="\n".join(filter(None, [why, *shown]))
+        )
 
     def name(self, value: ir.Value) -> str:
         return self.named.get(value, repr(value))
 
     def definitions(self) -> set[ir.Value]:
         """Each name and each value is defined once."""
-        for kind, listed in (("input", [v.name for v in self.graph.inputs]), ("constant", list(self.graph.constants))):
+        for kind, listed in (
+            ("input", [v.name for v in self.graph.inputs]),
+            ("constant", list(self.graph.constants)),
+        ):
             twice = [name for name, count in Counter(listed).items() if count > 1]
             if twice and self.graph.name != "region":
                 self.fail(f"the {kind} {twice[0]!r} is defined twice")
@@ -73,8 +80,13 @@ class _Check:
             if constant.name != name:
                 self.fail(f"the constant @{name} calls itself @{constant.name}")
             held = constant.tensor
-            if held is not None and (held.dtype, tuple(held.shape)) != (constant.tensor_type.dtype, constant.tensor_type.shape):
-                self.fail(f"the constant @{name} is {constant.type}, its tensor is {held.dtype} {list(held.shape)}")
+            if held is not None and (held.dtype, tuple(held.shape)) != (
+                constant.tensor_type.dtype,
+                constant.tensor_type.shape,
+            ):
+                self.fail(
+                    f"the constant @{name} is {constant.type}, its tensor is {held.dtype} {list(held.shape)}"
+                )
         return {*self.graph.inputs, *self.graph.constants.values()}
 
     def operands(self, node: ir.Node, defined: set[ir.Value]) -> None:
@@ -95,8 +107,10 @@ class _Check:
             self.fail(f"the size {sorted(unknown)[0]!r} is used before an input or result defines it", node)
 
     def types(self, node: ir.Node, context: FakeContext) -> None:
-        if node.regions and not isinstance(node.op, Fusion):
+        if node.op is torch.ops.higher_order.cond:
             inferred = [v.type for v in node.regions[0].result_values]
+        elif node.regions and not isinstance(node.op, Fusion):
+            return  # loops stack and carry what their regions return, each in its own way
         elif isinstance(node.op, Fusion):
             inferred = [v.type for v in node.region.result_values] if node.region else []
         else:
@@ -107,7 +121,9 @@ class _Check:
             except CaptureError as error:
                 self.fail(error.what, node, error.why)
         if len(inferred) != len(node.results) and node.results:
-            self.fail(f"{op_name(node.op)} gives {len(inferred)} results, the node has {len(node.results)}", node)
+            self.fail(
+                f"{op_name(node.op)} gives {len(inferred)} results, the node has {len(node.results)}", node
+            )
         for value, wanted in zip(node.results, inferred, strict=False):
             if not _agree(value.type, wanted):
                 self.fail(f"{self.name(value)} is said to be {value.type}, the op gives {wanted}", node)
@@ -118,7 +134,10 @@ class _Check:
         if not isinstance(node.op, Fusion):
             return
         if len(region.inputs) != len(node.operands):
-            self.fail(f"the region takes {len(region.inputs)} values, the node has {len(node.operands)} operands", node)
+            self.fail(
+                f"the region takes {len(region.inputs)} values, the node has {len(node.operands)} operands",
+                node,
+            )
         for inner, outer in zip(region.inputs, node.operands, strict=True):
             if not isinstance(outer, ir.Value) or not _agree(inner.type, outer.type):
                 self.fail(f"a region's parameter is {inner.type}, its operand {outer!r}", node)
@@ -133,7 +152,9 @@ class _Check:
 
     def links(self) -> None:
         """Use lists say just what the operands and results say."""
-        uses: dict[ir.Value, Counter[ir.Node]] = {v: Counter() for v in (*self.graph.inputs, *self.graph.constants.values())}
+        uses: dict[ir.Value, Counter[ir.Node]] = {
+            v: Counter() for v in (*self.graph.inputs, *self.graph.constants.values())
+        }
         for node in self.graph.nodes:
             uses.update({v: Counter() for v in node.results})
             for value in node.operand_values:
@@ -149,7 +170,9 @@ class _Check:
 def _agree(said: object, inferred: object) -> bool:
     """Equal, but for the memory format; a data-dependent size has a new name in each inference."""
     if not isinstance(said, TensorType) or not isinstance(inferred, TensorType):
-        return said == inferred or (isinstance(said, ScalarType) and isinstance(inferred, ScalarType) and said.kind == inferred.kind)
+        return said == inferred or (
+            isinstance(said, ScalarType) and isinstance(inferred, ScalarType) and said.kind == inferred.kind
+        )
     if (said.dtype, said.device, said.rank) != (inferred.dtype, inferred.device, inferred.rank):
         return False
     return all(_same_size(a, b) for a, b in zip(said.shape, inferred.shape, strict=True))

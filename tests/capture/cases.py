@@ -217,6 +217,45 @@ class Unknown(nn.Module):
         return rows.float() * 2
 
 
+class Modes(nn.Module):
+    """Parts without gradients, and a checkpointed one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.layer(x)
+        with torch.enable_grad():
+            z = torch.utils.checkpoint.checkpoint(self.layer, y, use_reentrant=False)
+        return y + z
+
+
+class Lowered(nn.Module):
+    """One layer in bfloat16, by autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = self.layer(x)
+        return y.float() + self.layer(x)
+
+
+class Loops(nn.Module):
+    """Higher-order ops that stack and carry what their regions return."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from torch._higher_order_ops import map as mapped
+        from torch._higher_order_ops.scan import scan
+
+        last, products = scan(lambda carry, v: (carry + v, carry * v), torch.zeros(4), x, dim=0)
+        return last, products, mapped(lambda row: row.sin() + 1, x)
+
+
 class Plain:
     """A class that nobody has told pytree about."""
 
