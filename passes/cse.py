@@ -15,11 +15,11 @@ operands; 0.0 and -0.0 are two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from capture.ir import Constant, Graph, Node, Value
+from capture.ir import Constant, Graph, Node, Origin, Value
 from passes.aliases import Aliases
 from passes.base import Pass, PassResult, register_pass
 from passes.ledger import REPLACED, Fate, fates_of
@@ -43,7 +43,7 @@ def merge_nodes(graph: Graph, fates: dict[int, Fate]) -> int:
     """Replace each node by the first one equal to it; returns how many."""
     aliases = Aliases(graph)
     first: dict[Any, Node] = {}
-    merged = 0
+    origins: dict[Node, list[Origin]] = {}  # united at the end: one by one would take quadratic time
     for node in graph.nodes:
         if not node.results or not is_pure_node(node):
             continue
@@ -54,9 +54,21 @@ def merge_nodes(graph: Graph, fates: dict[int, Fate]) -> int:
         fates.update(fates_of(node, REPLACED, "by an equal node before it"))
         for old, new in pairs:
             aliases.replaced(old, new)
-        graph.replace_node(node, twin.results)
-        merged += 1
-    return merged
+            graph.replace_uses(old, new)
+        origins.setdefault(twin, [twin.origin]).append(node.origin)
+        graph.erase(node)
+    for twin, found in origins.items():
+        twin.origin = united(found)
+    return sum(len(found) - 1 for found in origins.values())
+
+
+def united(origins: Sequence[Origin]) -> Origin:
+    """All of them as one, in order, without repeats."""
+    return Origin(
+        tuple(dict.fromkeys(i for o in origins for i in o.ids)),
+        tuple(dict.fromkeys(m for o in origins for m in o.modules)),
+        tuple(dict.fromkeys(place for o in origins for place in o.locations)),
+    )
 
 
 def merge_constants(graph: Graph) -> int:
