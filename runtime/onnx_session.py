@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +14,7 @@ from capture.ir.types import LiteralType, TensorType
 from codegen.onnx.requirements import require
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
 
 
 class Session:
@@ -57,12 +52,12 @@ class Session:
         options = _options(threads)
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, profile
-        if self._graph is not None:
-            chosen = providers or _providers(self._graph)
-            self._session, self._buffers = _of_graph(self._graph, chosen, options)
+        if isinstance(graph_or_path, Graph):
+            self._session, self._buffers = _of_graph(graph_or_path, providers, options)
         else:
-            path = Path(graph_or_path)  # type: ignore[arg-type]
-            self._session = _of_file(path, providers or [CPU], options)
+            from codegen.onnx.ort import CPU, open_session
+
+            self._session = open_session(graph_or_path, options, providers or [CPU])
         self.provider: str = self._session.get_providers()[0]
         self._inputs = [i.name for i in self._session.get_inputs()]
 
@@ -103,21 +98,17 @@ class Session:
         return list(named.values())
 
     def _run(self, feeds: dict[str, Any]) -> list[torch.Tensor]:
-        from codegen.onnx.ortvalue import from_ort, to_ort
+        from codegen.onnx.ort import run
 
-        values = {name: to_ort(v) for name, v in feeds.items()}
-        try:
-            return [from_ort(v) for v in self._session.run_with_ort_values(None, values)]
-        except Exception as error:
-            raise CaptureError("ONNX Runtime cannot run the model", why=str(error)) from error
+        return run(self._session, feeds)
 
 
 def _of_graph(
-    graph: Graph, providers: Sequence[str], options: onnxruntime.SessionOptions
+    graph: Graph, providers: Sequence[str] | None, options: onnxruntime.SessionOptions
 ) -> tuple[onnxruntime.InferenceSession, dict[str, Constant]]:
     """The session, and the buffers that the graph writes to. Weights are handed over in memory."""
     from codegen.onnx.exporting import export_parts, is_outside
-    from codegen.onnx.ortvalue import to_ort
+    from codegen.onnx.ort import open_session, to_ort
 
     proto, constants = export_parts(graph)
     unbound = next((c.name for c in constants.values() if c.tensor is None), None)
@@ -125,42 +116,8 @@ def _of_graph(
         raise CaptureError(f"the constant @{unbound} has no value", hint="graph.bind(state_dict)")
     outside = {t.name: to_ort(constants[t.name].tensor) for t in proto.graph.initializer if is_outside(t)}
     options.add_external_initializers(list(outside), list(outside.values()))
-    session = _session(_fitting(proto, providers).SerializeToString(), providers, options)
+    session = open_session(proto, options, providers or _providers(graph))
     return session, {name: c for name, c in constants.items() if c in graph.writebacks}
-
-
-def _of_file(
-    path: Path, providers: Sequence[str], options: onnxruntime.SessionOptions
-) -> onnxruntime.InferenceSession:
-    proto = _load(path)
-    fitting = _fitting(proto, providers)
-    if fitting is proto:
-        return _session(os.fspath(path), providers, options)
-    folder = os.fspath(path.parent.resolve())
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    return _session(fitting.SerializeToString(), providers, options)
-
-
-def _fitting(proto: onnx.ModelProto, providers: Sequence[str]) -> onnx.ModelProto:
-    """The model itself, or, where only the CPU is to run it, without bfloat16 arithmetic."""
-    from codegen.onnx.widen import uses_bfloat16, widen_bfloat16
-
-    return widen_bfloat16(proto) if list(providers) == [CPU] and uses_bfloat16(proto) else proto
-
-
-def _session(
-    model: bytes | str, providers: Sequence[str], options: onnxruntime.SessionOptions
-) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    missing = set(providers) - set(onnxruntime.get_available_providers())
-    if missing:
-        has = ", ".join(onnxruntime.get_available_providers())
-        raise CaptureError(f"ONNX Runtime has no {missing.pop()}", why=f"this installation has {has}")
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=list(providers))
-    except Exception as error:
-        raise CaptureError("ONNX Runtime refuses the model", why=str(error)) from error
 
 
 def _options(threads: int | None) -> onnxruntime.SessionOptions:
@@ -169,27 +126,17 @@ def _options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
     return options
 
 
 def _providers(graph: Graph) -> list[str]:
     import onnxruntime
 
+    from codegen.onnx.ort import CPU, CUDA
+
     values = (*graph.inputs, *graph.constants.values())
     on_gpu = any(isinstance(v.type, TensorType) and v.type.device.type == "cuda" for v in values)
     return [CUDA, CPU] if on_gpu and CUDA in onnxruntime.get_available_providers() else [CPU]
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    """The model without its external weights."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        return onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise CaptureError(f"cannot load the model {path}", why=str(error)) from error
 
 
 def _updated(name: str) -> str:

@@ -89,10 +89,7 @@ class Builder:
         if isinstance(operand, (bool, int, float)):
             return self.const(operand, dtype)
         if isinstance(operand, sympy.Expr):
-            size = self.sizes.scalar(operand)
-            return (
-                size if dtype == torch.int64 else self.sizes.shared("Cast", size, to=from_torch_dtype(dtype))
-            )
+            return self.sizes.scalar(operand, from_torch_dtype(dtype))
         value = self.value(operand)
         if value.dtype == from_torch_dtype(dtype):
             return value
@@ -106,12 +103,9 @@ class Builder:
         numbers = tensor.flatten().tolist() if tensor.numel() <= 16 else None
         key = (dtype, tuple(tensor.shape), str(numbers))  # as text: -0.0 is not 0.0, and nan is nan
         if numbers is None or key not in self._constants:
-            short = str(dtype).removeprefix("torch.")
-            shown = (
-                str(numbers if tensor.dim() else numbers[0]) if numbers is not None else list(tensor.shape)
-            )
-            type_ = TensorType(dtype, tuple(tensor.shape))
-            made = self._initializer(self.unique(f"{short} {shown}"), tensor, type_)
+            shown = list(tensor.shape) if numbers is None else numbers if tensor.dim() else numbers[0]
+            name = self.unique(f"{str(dtype).removeprefix('torch.')} {shown}")
+            made = self._initializer(name, tensor, TensorType(dtype, tuple(tensor.shape)))
             if numbers is None:
                 return made
             self._constants[key] = made

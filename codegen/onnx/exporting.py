@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
@@ -32,37 +33,30 @@ def export_model(
     if external_data not in (True, False, "auto"):
         raise UsageError(f"external_data is {external_data!r}", hint='True, False or "auto"')
     target = None if path is None else Path(path)
+    data = f"{'model.onnx' if target is None else target.name}.data"
     if not weights:
-        proto, _ = export_parts(
-            graph, opset=opset, location=f"{target.name if target else 'model.onnx'}.data"
-        )
+        proto, _ = export_parts(graph, opset=opset, location=data)
         if target is not None:
             _write(target, lambda place: onnx.save(proto, place))
         return proto
     model, constants = _translated(graph, opset)
     unbound = next((n for n, c in constants.items() if c.tensor is None), None)
     if unbound is not None:
-        raise CaptureError(
-            f"the constant @{unbound} has no value", hint="graph.bind(state_dict), or weights=False"
-        )
-    validate(structure(model, constants, "weights"))
+        hint = "graph.bind(state_dict), or weights=False"
+        raise CaptureError(f"the constant @{unbound} has no value", hint=hint)
+    validate(structure(model, constants, data))
     large = sum(v.const_value.nbytes for v in model.graph.initializers.values()) > LIMIT
     if large and (target is None or external_data is False):
-        raise UsageError(
-            "the weights exceed the 2 GB that one file can hold", hint="a path, and external_data=True"
-        )
-    if target is None:
-        return oir.to_proto(model)
-    if not large and external_data is not True:
-        proto = oir.to_proto(model)
+        hint = "a path, and external_data=True"
+        raise UsageError("the weights exceed the 2 GB that one file can hold", hint=hint)
+    if target is not None and (large or external_data is True):
+        _write(target, lambda place: oir.save(model, place, external_data=data, size_threshold_bytes=SMALL))
+        onnx.checker.check_model(os.fspath(target))
+        return onnx.load(target, load_external_data=False)
+    proto = oir.to_proto(model)
+    if target is not None:
         _write(target, lambda place: onnx.save(proto, place))
-        return proto
-    _write(
-        target,
-        lambda place: oir.save(model, place, external_data=f"{target.name}.data", size_threshold_bytes=SMALL),
-    )
-    onnx.checker.check_model(os.fspath(target))
-    return onnx.load(target, load_external_data=False)
+    return proto
 
 
 def export_parts(
@@ -149,6 +143,8 @@ def _write(target: Path, write: Callable[[Path], None]) -> None:
         CaptureError: the place cannot be written to.
     """
     try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:

@@ -67,10 +67,11 @@ class SizeTable:
                     hint="make that dimension static",
                 ) from error
 
-    def scalar(self, dim: Dim) -> oir.Value:
-        """The size as an int64 tensor of shape []."""
+    def scalar(self, dim: Dim, dtype: oir.DataType) -> oir.Value:
+        """The size as a tensor of shape []."""
         with self._home(dim):
-            return self.shared("Squeeze", self.vector(dim))
+            size = self.shared("Squeeze", self.vector(dim))
+            return size if dtype == oir.DataType.INT64 else self.shared("Cast", size, to=dtype)
 
     def shared(self, op_type: str, *inputs: oir.Value, **attributes: Any) -> oir.Value:
         """The output of such a node on these inputs, made where there is none yet."""

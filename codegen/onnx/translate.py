@@ -138,11 +138,8 @@ def _arguments(node: Node) -> tuple[list[Any], dict[str, Any]]:
     """Operands in schema order with defaults filled in; keyword-only ones where they were given."""
 
     def leaf(operand: Any) -> Any:
-        return (
-            operand.type.value
-            if isinstance(operand, Value) and isinstance(operand.type, LiteralType)
-            else operand
-        )
+        baked_in = isinstance(operand, Value) and isinstance(operand.type, LiteralType)
+        return operand.type.value if baked_in else operand
 
     operands: list[Any] = list(node.operands)
     if isinstance(node.op, OpOverload):

@@ -120,7 +120,6 @@ class Selection:
     def _stacked(self, columns: list[oir.Value]) -> oir.Value:
         if len(columns) == 1:
             return self.op.Unsqueeze(columns[0], [-1])
-        shape = self.op.Shape(columns[0])
         total = columns[0]
         for column in columns[1:]:
             total = self.op.Add(total, column)
