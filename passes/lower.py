@@ -1,7 +1,7 @@
 """Choose a kernel for each node: write an `impl` recipe, leave the meaning as it is.
 
-    %3 = fusion.conv(%x, @w, @b, %r) {...}  ==>   %3 = ... via onednn.conv(unary="relu", binary="add", other=3)
-    %4 = aten.linear(%3, @w2, @b2)          ==>   %4 = ... via onednn.linear(unary="none")
+    %3 = fusion.conv(%x, @w, @b, %r) {...}  ==>  %3 = ... via onednn.conv(unary="relu", binary="add", other=3)
+    %4 = aten.linear(%3, @w2, @b2)          ==>  %4 = ... via onednn.linear(unary="none")
 
 On a CPU, convolutions and linear layers with constant weights go to oneDNN with their weights packed when the
 generated module loads. An epilogue longer than oneDNN's is cut after the longest piece that oneDNN can do.
