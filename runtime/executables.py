@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import linecache
 import types
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -62,10 +63,6 @@ class OnnxExecutable:
     def __init__(self, graph: Graph, threads: int | None = None) -> None:
         from runtime.onnx_session import Session
 
-        if graph.writebacks:
-            raise CaptureError(
-                "the onnx backend cannot update the model's own tensors", why="the graph writes to buffers"
-            )
         self._session = Session(graph, threads=threads)
 
     def __call__(self, *flat: Any) -> Sequence[Any]:
@@ -123,5 +120,6 @@ def load_module(source: str, name: str) -> types.ModuleType:
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     module = types.ModuleType(f"capture_generated_{digest}")
     module.__file__ = filename
+    weakref.finalize(module, linecache.cache.pop, filename, None)
     exec(compile(source, filename, "exec"), module.__dict__)
     return module

@@ -418,14 +418,14 @@ def test_conditions_inside_conditions(total: float, passes: list[str]) -> None:
 
 
 def test_an_operator_without_a_python_form_is_named_with_its_line() -> None:
-    class Loop(nn.Module):
+    class Rows(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            from torch._higher_order_ops.while_loop import while_loop
+            from torch._higher_order_ops.map import map
 
-            return while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 2), (torch.tensor(0), x))[1]
+            return map(lambda row: row.sin() + 1, x)
 
-    graph = capture(Loop(), (torch.ones(2),))
-    with pytest.raises(UnsupportedOpError, match=r"higher_order\.while_loop has no Python form") as caught:
+    graph = capture(Rows(), (torch.ones(2, 3),))
+    with pytest.raises(UnsupportedOpError, match=r"higher_order\.map_impl has no Python form") as caught:
         python.emit(graph)
     assert "test_source.py" in (caught.value.where or "")
 
