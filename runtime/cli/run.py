@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import click
 from rich.text import Text
 
 from capture.errors import UsageError
 from capture.loading import Loaded
-from runtime.benchmark import Benchmark, benchmark
 from runtime.cli import account
 from runtime.cli.files import EMITTABLE, Files
 from runtime.cli.folder import OutputFolder, default_folder
@@ -26,16 +25,10 @@ from runtime.cli.steps import (
 )
 from runtime.cli.terminal import Terminal
 from runtime.cli.verdict import check
-from runtime.compare import Parity, judge
 from runtime.compile import Compiled
 from runtime.describe import count_parameters, describe_inputs, main_dtype
-from runtime.peak import measured_peak
-from runtime.profile import Profile, profile
-from runtime.reference import reference, runnable
+from runtime.measure import Measured, measure_steps
 from runtime.report import build_report
-
-TIMING_SECONDS = 6.0
-PROFILE_RUNS = 3
 
 EXTRA = (
     click.option(
@@ -112,17 +105,17 @@ def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, want
     account.tell_optimize(
         terminal, compiled.captured, compiled.graph, level_name(options), compiled.seconds["optimize"]
     )
-    measured = measure(terminal, options, loaded, compiled)
+    found = measured(terminal, options, loaded, compiled)
     report = build_report(
         compiled,
         model=full_name(options.model, loaded),
         title=title_of(loaded, options.model),
-        parity=measured.parity,
-        timing=measured.timing,
-        profiles=measured.profiles,
-        measured_peak=measured.peak,
+        parity=found.parity,
+        timing=found.timing,
+        profiles=found.profiles,
+        measured_peak=found.peak,
     )
-    files = Files(terminal, folder, compiled, measured.profiles)
+    files = Files(terminal, folder, compiled, found.profiles)
     files.write(report, wanted, asked=options.emit is not None)
     compiled.report = files.report
     terminal.print()
@@ -130,49 +123,32 @@ def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, want
     for warning in files.warnings:
         terminal.line(Text(warning, style="dim"))
     terminal.json(files.report.to_dict())
-    check(measured.parity, compiled, loaded.args, loaded.kwargs)
+    check(found.parity, compiled, loaded.args, loaded.kwargs)
     if files.refused is not None:
         raise files.refused
     return 0
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a run found out by running."""
-
-    peak: int | None
-    parity: Parity
-    timing: Benchmark
-    profiles: dict[str, Profile]
-
-
-def measure(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, compiled: Compiled) -> Measured:
+def measured(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, compiled: Compiled) -> Measured:
     """Memory, parity, latency and per-op times, each told when it is known."""
-    args, kwargs = loaded.args, loaded.kwargs
-    model = runnable(loaded.module)
-    terminal.say("measuring memory")
-    # ONNX Runtime allocates by itself, where PyTorch's profiler does not see it.
-    peak = None if compiled.backend == "onnx" else measured_peak(compiled, args, kwargs)
-    account.tell_memory(terminal, compiled.graph, peak, compiled.backend)
-    terminal.say("comparing with fp64")
-    made = compiled.reference or reference(loaded.module, args, kwargs, graph=compiled.captured)
-    parity = judge(made, compiled, atol=options.atol, rtol=options.rtol)
-    account.tell_parity(terminal, parity)
-    terminal.say("measuring latency")
-    timing = benchmark(
-        {"eager": model, "ours": compiled},
-        args,
-        kwargs,
+    graph, backend = compiled.graph, compiled.backend
+    told: dict[str, Callable[[Any], None]] = {
+        "memory": lambda peak: account.tell_memory(terminal, graph, peak, backend),
+        "parity": lambda parity: account.tell_parity(terminal, parity),
+        "latency": lambda timing: account.tell_latency(terminal, compiled, timing),
+    }
+    return measure_steps(
+        loaded.module,
+        compiled,
+        loaded.args,
+        loaded.kwargs,
+        atol=options.atol,
+        rtol=options.rtol,
         warmup=options.warmup,
         iters=options.iters,
-        seconds=TIMING_SECONDS,
-        progress=lambda done, rounds: terminal.say("measuring latency", done, rounds),
+        say=terminal.say,
+        tell=lambda step, found: told[step](found),
     )
-    account.tell_latency(terminal, compiled, timing)
-    terminal.say("profiling")
-    sides = {"eager": model, "optimized": compiled}
-    profiles = {side: profile(f, args, kwargs, runs=PROFILE_RUNS) for side, f in sides.items()}
-    return Measured(peak, parity, timing, profiles)
 
 
 def tell_header(terminal: Terminal, options: SimpleNamespace, loaded: Loaded) -> None:

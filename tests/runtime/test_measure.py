@@ -1,0 +1,54 @@
+"""`measure`: the library's way to a whole report."""
+
+from __future__ import annotations
+
+import torch
+
+import runtime
+from models import mlp
+from runtime.measure import measure_steps
+
+
+def test_a_measured_report_is_the_callables_own() -> None:
+    model, args = mlp.small(), mlp.example_inputs(2, "small")
+    f = runtime.compile(model, args, backend="aten")
+    report = runtime.measure(model, f, args, name="mlp", seconds=0.1)
+    assert report is f.report
+    assert report["model"] == "mlp"
+    assert report["parity"]["ok"] is True
+    assert report["latency_ms"]["optimized"]["median"] > 0
+    assert {row["side"] for row in report["ops"]} == {"eager", "optimized"}
+
+
+def test_steps_are_told_in_order() -> None:
+    model, args = mlp.small(), mlp.example_inputs(2, "small")
+    f = runtime.compile(model, args, backend="aten")
+    said: list[str] = []
+    told: list[str] = []
+    measure_steps(
+        model,
+        f,
+        args,
+        seconds=0.1,
+        iters=1,
+        say=lambda step, *_: said.append(step),
+        tell=lambda step, _: told.append(step),
+    )
+    assert list(dict.fromkeys(said)) == [
+        "measuring memory",
+        "comparing with fp64",
+        "measuring latency",
+        "profiling",
+    ]
+    assert told == ["memory", "parity", "latency"]
+
+
+def test_parity_is_that_of_the_inputs_given() -> None:
+    """A reference that `auto` made serves the inputs it was made with, and no others."""
+    model = mlp.small()
+    args = mlp.example_inputs(2, "small")
+    f = runtime.compile(model, args)
+    kept = measure_steps(model, f, args, seconds=0.1, iters=1).parity
+    assert kept.ok
+    other = (torch.full_like(args[0], float("nan")),)
+    assert "NaN" in measure_steps(model, f, other, seconds=0.1, iters=1).parity.reason
