@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from capture.ir import graph as ir
-from capture.ir.types import TensorType, type_of
+from capture.ir.types import type_of
 
 
 def clone(graph: ir.Graph) -> ir.Graph:
@@ -66,21 +66,29 @@ def copy_body(
 
 
 def bind(graph: ir.Graph, state: Mapping[str, torch.Tensor]) -> ir.Graph:
-    """Give every constant its tensor. Returns the graph.
+    """Give every constant its tensor, those of regions too. Returns the graph; in an error it is as it was.
 
     Raises:
         KeyError: `state` lacks a constant.
         TypeError: a tensor has another dtype or shape than its constant.
     """
-    missing = [name for name in graph.constants if name not in state]
+    constants = list(_constants(graph))
+    missing = [c.name for c in constants if c.name not in state]
     if missing:
         more = f" and {len(missing) - 1} more" * (len(missing) > 1)
         raise KeyError(f"no tensor for the constant @{missing[0]}{more}")
-    for name, constant in graph.constants.items():
-        tensor, wanted = state[name].detach(), constant.type
-        assert isinstance(wanted, TensorType)
+    for constant in constants:
+        tensor, wanted = state[constant.name], constant.tensor_type
         if (tensor.dtype, tuple(tensor.shape)) != (wanted.dtype, wanted.shape):
-            raise TypeError(f"@{name} is {wanted}; the tensor given is {type_of(tensor)}")
-        constant.tensor = tensor
+            raise TypeError(f"@{constant.name} is {wanted}; the tensor given is {type_of(tensor)}")
+    for constant in constants:
+        constant.tensor = state[constant.name].detach()
     graph.version += 1
     return graph
+
+
+def _constants(graph: ir.Graph) -> Iterator[ir.Constant]:
+    yield from graph.constants.values()
+    for node in graph.nodes:
+        for region in node.regions:
+            yield from _constants(region)

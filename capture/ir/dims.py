@@ -144,6 +144,8 @@ def unknown(dim: Dim, known: Container[str]) -> tuple[str, Dim, Dim] | None:
 
     None where there is no such name, there are several, or the size is not linear in it.
     """
+    if isinstance(dim, sympy.Symbol):
+        return None if dim.name in known else (dim.name, 1, 0)
     names = [s for s in getattr(dim, "free_symbols", ()) if s.name not in known]
     if len(names) != 1 or not isinstance(dim, sympy.Expr):
         return None

@@ -217,18 +217,27 @@ def infer_types(graph: ir.Graph, node: ir.Node) -> Sequence[ValueType]:
     """Types of the results that the node's op gives for its operands.
 
     Raises:
-        CaptureError: the op refuses the operands.
+        CaptureError: the op refuses the operands, or does with its regions what only it knows.
     """
-    if node.regions:
-        return region_types(node.regions[0])
+    if node.regions or isinstance(node.op, Fusion):
+        types = region_op_types(node)
+        if types is None:
+            raise CaptureError(
+                f"what {op_name(node.op)} makes of its regions is not known", hint="give `types`"
+            )
+        return types
     context = context_for(graph)
     args = ir.map_operand(node.operands, context.operand)
     kwargs = {k: ir.map_operand(v, context.operand) for k, v in node.kwargs.items()}
     return fake_call(context, node.op, args, kwargs)
 
 
-def region_types(region: ir.Graph) -> list[ValueType]:
-    """Types of what a region returns, of the literals and sizes among it too."""
+def region_op_types(node: ir.Node) -> list[ValueType] | None:
+    """What a node returns whose results are those of its (last) region; None for another op with regions."""
+    higher = torch.ops.higher_order
+    if not node.regions or not (isinstance(node.op, Fusion) or node.op in (higher.cond, higher.while_loop)):
+        return None
+    region = node.regions[-1]
     context = context_for(region)
     return [v.type if isinstance(v, ir.Value) else context.type(context.operand(v)) for v in region.results]
 
@@ -309,5 +318,5 @@ __all__ = [
     "context_for",
     "fake_call",
     "infer_types",
-    "region_types",
+    "region_op_types",
 ]

@@ -1,4 +1,7 @@
-"""The reference interpreter: call the ops in order. The judge of every rewrite, in the graph's dtypes or in fp64."""
+"""The reference interpreter: call the ops in order.
+
+The judge of every rewrite, in the graph's own dtypes or in fp64.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from typing import Any
 
 import sympy
 import torch
+from torch._C import _DisableAutocast
 from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
 from capture.ir import dims
 from capture.ir import graph as ir
 from capture.ir.arguments import flatten_inputs
-from capture.ir.ops import Fusion, op_name
-from capture.ir.types import LiteralType, ScalarType, TensorType
+from capture.ir.binding import bind_dims, bind_inputs, solve_dim
+from capture.ir.ops import Fusion, is_predicate, op_name
 
 Observer = Callable[[ir.Node, Sequence[Any], Sequence[Any]], None]
 
@@ -65,107 +69,110 @@ def write_back(
 def run_flat(
     graph: ir.Graph, flat: Sequence[Any], *, dtype: torch.dtype | None = None, observe: Observer | None = None
 ) -> tuple[list[Any], list[Any]]:
-    """Run on flat inputs; returns (results, written-back values). `observe` sees each node with operands and results."""
-    env: dict[str, int] = {}
-    values: dict[ir.Value, Any] = {}
-    for value, given in zip(graph.inputs, flat, strict=True):
-        values[value] = _cast(given, dtype)
-        bind_dims(value, given, env)
-    with torch.no_grad():
-        for constant in graph.constants.values():
-            if constant.tensor is None:
-                raise CaptureError(f"the constant @{constant.name} has no value", hint="graph.bind(state_dict)")
-            values[constant] = _cast(constant.tensor, dtype)
-        return _run(graph, values, env, dtype, observe)
+    """Run on flat inputs; returns (results, written-back values), and writes nothing back.
+
+    Args:
+        dtype: where given, every floating value is computed in it.
+        observe: called after each node with the node, its operands and its results.
+
+    Raises:
+        GuardError: the inputs do not fit.
+        CaptureError: a constant is unbound, or an operator failed.
+    """
+    env = bind_inputs(graph, flat, any_float=dtype is not None)
+    values = dict(zip(graph.inputs, (_cast(given, dtype) for given in flat), strict=True))
+    with torch.no_grad(), _DisableAutocast():
+        return _Run(graph, values, env, dtype).run(observe)
 
 
-def _run(
-    graph: ir.Graph,
-    values: dict[ir.Value, Any],
-    env: dict[str, int],
-    dtype: torch.dtype | None,
-    observe: Observer | None,
-) -> tuple[list[Any], list[Any]]:
-    last_use = _last_uses(graph)
-    leaf = _leaf(values, env, dtype)
-    for node in graph.nodes:
-        args = [ir.map_operand(v, leaf) for v in node.operands]
-        kwargs = {k: ir.map_operand(v, leaf) for k, v in node.kwargs.items()}
-        results = _call(node, args, kwargs, env, dtype)
+class _Run:
+    """One run of a graph or region. Values are let go after their last use, constants cast at their first."""
+
+    def __init__(
+        self, graph: ir.Graph, values: dict[ir.Value, Any], env: dict[str, int], dtype: torch.dtype | None
+    ) -> None:
+        unbound = [c.name for c in graph.constants.values() if c.tensor is None]
+        if unbound:
+            raise CaptureError(f"the constant @{unbound[0]} has no value", hint="graph.bind(state_dict)")
+        self.graph = graph
+        self.values = values
+        self.env = env
+        self.dtype = dtype
+
+    def run(self, observe: Observer | None = None) -> tuple[list[Any], list[Any]]:
+        last_use = _last_uses(self.graph)
+        for node in self.graph.nodes:
+            self.step(node, observe)
+            for dead in last_use.get(node, ()):
+                self.values.pop(dead, None)
+        results = [self.leaf(v) for v in self.graph.results]
+        return results, [self.leaf(v) for v in self.graph.writebacks.values()]
+
+    def step(self, node: ir.Node, observe: Observer | None) -> None:
+        try:
+            args = [ir.map_operand(v, self.leaf) for v in node.operands]
+            kwargs = {k: ir.map_operand(v, self.leaf) for k, v in node.kwargs.items()}
+            results = self.call(node, args, kwargs)
+        except (RuntimeError, TypeError, LookupError, ValueError) as error:
+            why = str(error) or type(error).__name__
+            raise CaptureError(
+                f"{op_name(node.op)} failed", where=str(node.origin) or None, why=why
+            ) from error
+        if len(results) != len(node.results):
+            raise CaptureError(
+                f"{op_name(node.op)} returned {len(results)} values, not {len(node.results)}",
+                where=str(node.origin) or None,
+            )
         for value, result in zip(node.results, results, strict=True):
-            values[value] = result
-            bind_dims(value, result, env)
+            self.values[value] = result
+            bind_dims(value, result, self.env)
         if observe is not None:
             observe(node, args, results)
-        for dead in last_use.get(node, ()):
-            values.pop(dead, None)
-    return [leaf(v) for v in graph.results], [values[v] for v in graph.writebacks.values()]
 
-
-def _leaf(values: dict[ir.Value, Any], env: dict[str, int], dtype: torch.dtype | None) -> Callable[[Any], Any]:
-    def leaf(operand: Any) -> Any:
+    def leaf(self, operand: Any) -> Any:
+        """What an operand is in this run."""
+        if isinstance(operand, ir.Constant) and operand not in self.values:
+            self.values[operand] = _cast(operand.tensor, self.dtype)
         if isinstance(operand, ir.Value):
-            return values[operand]
+            return self.values[operand]
         if isinstance(operand, sympy.Expr):
-            return dims.evaluate(operand, env)
-        if dtype is not None and isinstance(operand, torch.dtype) and operand.is_floating_point:
-            return dtype
-        return operand
+            return dims.evaluate(operand, self.env)
+        return _cast(operand, self.dtype) if isinstance(operand, torch.dtype) else operand
 
-    return leaf
-
-
-def _call(node: ir.Node, args: list[Any], kwargs: dict[str, Any], env: dict[str, int], dtype: Any) -> list[Any]:
-    if isinstance(node.op, Fusion):
-        assert node.region is not None
-        return _run_region(node.region, args, env, dtype)
-    if node.regions:
-
-        def branch(region: ir.Graph) -> Callable[..., Any]:
-            return lambda *flat: tuple(_run_region(region, pytree.tree_leaves(flat), env, dtype))
-
-        args = [branch(node.regions[a.index]) if isinstance(a, ir.RegionRef) else a for a in args]
-    try:
+    def call(self, node: ir.Node, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
+        if isinstance(node.op, Fusion):
+            assert node.region is not None
+            return self.region(node.region, args)
+        if node.regions:
+            args = [self.branch(node, a.index) if isinstance(a, ir.RegionRef) else a for a in args]
         results = node.op(*args, **kwargs)
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        raise CaptureError(f"{op_name(node.op)} failed", where=str(node.origin) or None, why=str(error)) from error
-    return pytree.tree_leaves(results, is_leaf=lambda v: v is None) if node.results else []
+        return pytree.tree_leaves(results, is_leaf=lambda v: v is None) if node.results else []
 
+    def branch(self, node: ir.Node, index: int) -> Callable[..., Any]:
+        """A region as the function that a higher-order op wants."""
 
-def _run_region(region: ir.Graph, flat: Sequence[Any], env: dict[str, int], dtype: torch.dtype | None) -> list[Any]:
-    values: dict[ir.Value, Any] = dict(zip(region.inputs, flat, strict=True))
-    values.update({c: _cast(c.tensor, dtype) for c in region.constants.values()})
-    return _run(region, values, env, dtype, None)[0]
+        def call(*operands: Any) -> Any:
+            results = self.region(node.regions[index], pytree.tree_leaves(operands))
+            return results[0] if is_predicate(node.op, index) else tuple(results)
 
+        return call
 
-def bind_dims(value: ir.Value, given: Any, env: dict[str, int]) -> None:
-    """Learn dims from a value: a bare name in its shape, or a name scaled and shifted by integers."""
-    if isinstance(value.type, TensorType) and isinstance(given, torch.Tensor):
-        for dim, size in zip(value.type.shape, given.shape, strict=False):
-            solve_dim(dim, size, env)
-    elif isinstance(value.type, ScalarType) and value.type.expr is not None:
-        solve_dim(value.type.expr, given, env)
-
-
-def solve_dim(dim: dims.Dim, size: int, env: dict[str, int]) -> None:
-    """Add the dim's only unknown name to `env`, where `dim` is linear in it with a solution in integers."""
-    if isinstance(dim, sympy.Symbol):
-        env.setdefault(dim.name, int(size))
-        return
-    unknown = [s for s in getattr(dim, "free_symbols", ()) if s.name not in env]
-    if len(unknown) != 1 or not isinstance(dim, sympy.Expr):
-        return
-    rest = dim.xreplace({s: sympy.Integer(env[s.name]) for s in dim.free_symbols if s.name in env})
-    if (slope := rest.diff(unknown[0])).is_Integer and slope != 0:
-        solved = (sympy.Integer(int(size)) - rest.subs(unknown[0], 0)) / slope
-        if solved.is_Integer:
-            env.setdefault(unknown[0].name, int(solved))
+    def region(self, region: ir.Graph, args: Sequence[Any]) -> list[Any]:
+        values = dict(zip(region.inputs, args, strict=True))
+        return _Run(region, values, dict(self.env), self.dtype).run()[0]
 
 
 def _cast(value: Any, dtype: torch.dtype | None) -> Any:
-    if dtype is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
-        return value.to(dtype)
-    return value
+    if isinstance(value, torch.dtype):
+        return _in_place_of(value, dtype)
+    return value.to(_in_place_of(value.dtype, dtype)) if isinstance(value, torch.Tensor) else value
+
+
+def _in_place_of(dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    """The dtype that a run in `wanted` has where the graph says `dtype`: integers stay what they are."""
+    if wanted is None or not (dtype.is_floating_point or dtype.is_complex):
+        return dtype
+    return wanted.to_complex() if dtype.is_complex else wanted
 
 
 def _last_uses(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:
@@ -187,4 +194,4 @@ def _last_uses(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:
     return uses
 
 
-__all__ = ["LiteralType", "bind_dims", "flatten_inputs", "run", "run_flat", "solve_dim", "write_back"]
+__all__ = ["bind_dims", "flatten_inputs", "run", "run_flat", "solve_dim", "write_back"]

@@ -88,6 +88,11 @@ def is_region_op(op: Any) -> bool:
     return isinstance(op, (Fusion, HigherOrderOperator))
 
 
+def is_predicate(op: Any, index: int) -> bool:
+    """Whether an op's `index`-th region decides whether to go on: it returns one value that is no result."""
+    return op is torch.ops.higher_order.while_loop and index == 0
+
+
 def normal_form(
     op: Any, operands: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -280,6 +285,7 @@ __all__ = [
     "Trait",
     "argument",
     "has",
+    "is_predicate",
     "is_pure",
     "is_pure_call",
     "is_region_op",
