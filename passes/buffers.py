@@ -45,11 +45,12 @@ class Buffers:
         roots: each tensor value's root; inputs and constants are roots too.
         nbytes: bytes of each root's buffer (of its storage, where sizes are static).
         layouts: how each tensor value lies in its buffer.
-        held: root of a result that shares memory at some sizes or in some branches only -> the roots that it
-            may share with, which must live as long.
+        held: root of a result that may share memory after all, at other sizes or strides or in another branch
+            -> the roots that it may share with, which must live as long.
         reusable: per node, (result, operand) pairs, in order of preference: the result may be written over
             the operand if nobody needs the operand's buffer after the node.
         lasting: roots of what lives longer than a call: inputs, constants, results.
+        escaping: roots that a result may share memory with after all, so that they must not lie in an arena.
     """
 
     version: int
@@ -59,6 +60,7 @@ class Buffers:
     held: Mapping[Value, tuple[Value, ...]]
     reusable: Mapping[Node, tuple[tuple[Value, Value], ...]]
     lasting: frozenset[Value]
+    escaping: frozenset[Value]
 
     @property
     def transients(self) -> list[Value]:
@@ -94,12 +96,21 @@ class _Finder:
             self._node(node)
         lasting = {self.roots[v] for v in given}
         lasting |= {self.roots[v] for v in self.graph.results if isinstance(v, Value) and v in self.roots}
+        escaping: set[Value] = set()
         for result in reversed(list(self.held)):
-            if result in lasting:
-                lasting.update(self.held[result])
+            if result in lasting or result in escaping:
+                escaping.update(set(self.held[result]) - lasting)
+        self.unsure |= escaping
         reusable = {n: pairs for n in self.graph.nodes if (pairs := self._reusable(n, lasting))}
         return Buffers(
-            self.graph.version, self.roots, self.nbytes, self.layouts, self.held, reusable, frozenset(lasting)
+            self.graph.version,
+            self.roots,
+            self.nbytes,
+            self.layouts,
+            self.held,
+            reusable,
+            frozenset(lasting),
+            frozenset(escaping),
         )
 
     def _given(self, value: Value) -> torch.Tensor:
@@ -126,7 +137,7 @@ class _Finder:
                 fake = self.fake.context.tensor(type_)
             self.fake.values[value] = fake
             if self._note(value, fake) is value and may_alias:
-                self._hold(node, value, certain=fakes is not None)
+                self._hold(node, value)
 
     def _run(self, node: Node) -> Sequence[torch.Tensor] | None:
         """Fakes of the results, or None where they are to be taken from the types."""
@@ -165,19 +176,19 @@ class _Finder:
         strides = tuple(1 if d == 1 else s for d, s in zip(shape, self.strides[value], strict=True))
         return Layout(fake.dtype, shape, strides, dim(fake.storage_offset()))
 
-    def _hold(self, node: Node, value: Value, certain: bool) -> None:
-        """A fresh result of an op that may give a view: at other sizes, or in a branch, it may be one."""
+    def _hold(self, node: Node, value: Value) -> None:
+        """A fresh result of an op that may give a view.
+
+        With other sizes, with other strides of a caller's inputs, or in another branch, it is one.
+        """
         self.unsure.add(value)
-        operands = [v for v in node.operand_values if v in self.roots]
-        static = all(v.tensor_type.is_static for v in (value, *operands))
-        if node.regions or not (certain and static):
-            self.held[value] = tuple(dict.fromkeys(self.roots[v] for v in operands))
+        self.held[value] = tuple(dict.fromkeys(self.roots[v] for v in node.operand_values if v in self.roots))
 
     def _reusable(self, node: Node, lasting: set[Value]) -> tuple[tuple[Value, Value], ...]:
         if len(node.results) != 1:
             return ()
         result = node.results[0]
-        if result in lasting or self.roots.get(result) is not result:
+        if result in lasting or result in self.unsure or self.roots.get(result) is not result:
             return ()
         return tuple((result, v) for v in may_overwrite(node) if self._fits(node, result, v, lasting))
 

@@ -103,9 +103,10 @@ def _lifetimes(shared: Buffers, order: Sequence[Node], graph: Graph) -> dict[Val
                 end[root] = step + 1
         for root in _read(shared, node):
             end[root] = step + 1
-    for value in graph.writebacks.values():  # copied to its target after the last step
-        if shared.roots.get(value) in first:
-            end[shared.roots[value]] = len(order)
+    written = (shared.roots.get(v) for v in graph.writebacks.values())  # copied after the last step
+    for root in (*written, *shared.escaping):
+        if root in first:
+            end[root] = len(order)
     _extend_held(shared, end)
     return {root: (start, end[root]) for root, start in first.items()}
 

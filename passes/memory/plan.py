@@ -251,7 +251,7 @@ class _Planner:
 def _is_placeable(home: Value, shared: Buffers) -> bool:
     """Whether generated code can make the buffer: the op takes given memory, laid out as the type says."""
     node, layout = home.producer, shared.layouts.get(home)
-    if node is None or layout is None or not takes_destination(node):
+    if node is None or layout is None or home in shared.escaping or not takes_destination(node):
         return False
     return _is_plain(layout, home.tensor_type)
 

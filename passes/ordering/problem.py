@@ -128,7 +128,7 @@ def problem_of(graph: Graph, shared: Buffers, size_of: SizeOf) -> Problem:
             root = shared.roots.get(value)
             if root in index:
                 readers[index[root]][i] = None
-    kept = {shared.roots[v] for v in graph.writebacks.values() if v in shared.roots}
+    kept = {shared.roots[v] for v in graph.writebacks.values() if v in shared.roots} | shared.escaping
     for result in reversed(list(shared.held)):
         for root in shared.held[result]:
             if root in index and result in index:

@@ -128,6 +128,45 @@ def test_out_forms_write_into_the_given_memory_and_allocate_none_of_its_size() -
     assert [n for n in NAMES if not equal(outs[n], wanted[n])] == []
 
 
+def flipped(value: Any) -> Any:
+    """The same numbers in column-major memory."""
+    if isinstance(value, list):
+        return [flipped(v) for v in value]
+    if not isinstance(value, torch.Tensor) or value.dim() < 2:
+        return value
+    return value.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def test_a_contiguous_buffer_serves_operands_of_any_strides() -> None:
+    """A caller may pass inputs of other strides than the captured ones."""
+    wrong = []
+    for name in NAMES:
+        args = sample(name)
+        wanted = resolve_op(f"aten.{name}")(*args, **options(name))
+        buffer = torch.empty(wanted.shape, dtype=wanted.dtype)
+        given = tuple(map(flipped, args))
+        if into(name, given, buffer) is not buffer or not equal(buffer, wanted) or not buffer.is_contiguous():
+            wrong.append(name)
+    assert wrong == []
+
+
+def test_other_buffers_serve_all_but_those_that_are_listed() -> None:
+    wrong = set()
+    for name in NAMES:
+        args = sample(name)
+        wanted = resolve_op(f"aten.{name}")(*args, **options(name))
+        for given in (args, tuple(map(flipped, args))):
+            buffer = flipped(torch.empty(wanted.shape, dtype=wanted.dtype))
+            strides = buffer.stride()
+            try:
+                into(name, given, buffer)
+            except RuntimeError:
+                wrong.add(name)
+            if not equal(buffer, wanted) or buffer.stride() != strides:
+                wrong.add(name)
+    assert wrong <= destinations._CONTIGUOUS_ONLY
+
+
 def test_the_measurement_sees_a_copy() -> None:
     x = torch.rand(ROWS, COLUMNS)
     out = torch.empty_like(x)
