@@ -20,7 +20,7 @@ from capture.frontends.export import capture_exported, capture_with_export
 from capture.frontends.failures import Failure, combined_error, user_frame
 from capture.frontends.fx import capture_graph_module, capture_with_fx
 from capture.frontends.quiet import noting_assignments, silence
-from capture.frontends.soundness import agrees, carries_state, run_aside
+from capture.frontends.soundness import agrees, equal, is_real, run_aside
 from capture.frontends.state import StateGuard
 from capture.ir import Graph
 
@@ -127,19 +127,34 @@ def _attempt(
     with guard, silence(), noting_assignments() as assigned:
         graph = step(model, args, kwargs, shapes)
     changed = [*guard.changed, *assigned]
-    if (changed or name == "torch.fx") and carries_state(model, args, kwargs):
+    if (changed or name == "torch.fx") and is_real(args, kwargs):
+        _check(name, graph, model, args, kwargs, changed)
+    return graph
+
+
+def _check(
+    name: str,
+    graph: Graph,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    changed: Sequence[str],
+) -> None:
+    """Run the model twice. Raises CaptureError where the calls differ, or the graph from them."""
+    first, second = run_aside(model, args, kwargs, times=2)
+    if not equal(first, second, exact=True):
+        plain = [path for path in changed if "[" not in path]
         raise CaptureError(
             "the model keeps a tensor from one call to the next",
-            where=f"in its attribute {guard.changed[0]}" if guard.changed else None,
+            where=f"in its attribute {plain[0]}" if plain else None,
             why="Only registered buffers may carry a tensor over.",
             hint="self.register_buffer(name, tensor) in __init__",
         )
-    if name == "torch.fx" and not agrees(graph, model, args, kwargs):
+    if name == "torch.fx" and not agrees(graph, first, args, kwargs):
         raise CaptureError(
             "torch.fx traced something else than the model does on the example inputs",
             why="Symbolic tracing sees no tensors: isinstance(x, torch.Tensor), say, is false in it.",
         )
-    return graph
 
 
 def _run_eagerly(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -148,14 +163,13 @@ def _run_eagerly(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     Raises:
         ModelError: it does.
     """
-    leaves = pytree.tree_leaves((args, kwargs))
-    if not all(type(v) in (torch.Tensor, nn.Parameter) for v in leaves if isinstance(v, torch.Tensor)):
-        return  # fake inputs: there is nothing to run on
+    if not is_real(args, kwargs):
+        return
     try:
         run_aside(model, args, kwargs)
     except Exception as error:
         frame = user_frame(error)
-        shown = ", ".join(f"{_shown(v)}" for v in leaves)
+        shown = ", ".join(map(_shown, pytree.tree_leaves((args, kwargs))))
         raise ModelError(
             "the model raises on the given input",
             where=frame and f"{frame.file}:{frame.line}   {frame.code}",

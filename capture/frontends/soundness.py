@@ -13,16 +13,20 @@ from torch.utils import _pytree as pytree
 from capture.frontends.state import ModelState, StateGuard
 from capture.ir import Constant, Graph, Trait, has
 
-__all__ = ["agrees", "carries_state", "run_aside"]
+__all__ = ["agrees", "equal", "is_real", "run_aside"]
 
 
 def run_aside(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], times: int = 1
 ) -> list[Any]:
-    """Run the model on copies of the arguments, with the same random numbers; then undo what it did."""
-    kept = {
-        t: t.detach().clone() for t in ModelState(model).tensors.values() if not isinstance(t, nn.Parameter)
-    }
+    """Run the model on copies of the arguments, each time with the same random numbers and buffers.
+
+    What it keeps elsewhere is carried from run to run. In the end all that it did is undone.
+    """
+    held = [t for t in ModelState(model).tensors.values() if not isinstance(t, nn.Parameter)]
+    kept = {t: t.detach().clone() for t in held}
+    buffers = {t: kept[t] for t in model.buffers()}
+    tables = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     outputs = []
     try:
         with StateGuard(model), torch.no_grad(), _DisableAutocast(), torch.random.fork_rng():
@@ -30,6 +34,9 @@ def run_aside(
                 given, named = pytree.tree_map(_copied, (args, dict(kwargs)))
                 torch.manual_seed(0)
                 outputs.append(pytree.tree_map(_copied, model(*given, **named)))
+                for table, entries in tables:
+                    table.update(entries)
+                _restore(buffers)
     finally:
         _restore(kept)
     return outputs
@@ -41,22 +48,19 @@ def _restore(kept: Mapping[torch.Tensor, torch.Tensor]) -> None:
             tensor.detach().copy_(value)
 
 
-def carries_state(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a second call on equal arguments gives another result than the first."""
-    first, second = run_aside(model, args, kwargs, times=2)
-    return not _equal(first, second, rtol=0.0)
+def is_real(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the arguments hold numbers, so that a model can run on them."""
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    return all(type(v) in (torch.Tensor, nn.Parameter) for v in leaves if isinstance(v, torch.Tensor))
 
 
-def agrees(graph: Graph, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the graph gives the model's results on these arguments, up to rounding.
+def agrees(graph: Graph, expected: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the graph gives these results on these arguments, up to rounding.
 
     A graph that draws random numbers is not compared: it may draw them in another order.
     """
-    leaves = pytree.tree_leaves((args, dict(kwargs)))
-    unreal = any(isinstance(v, torch.Tensor) and type(v) not in (torch.Tensor, nn.Parameter) for v in leaves)
-    if unreal or any(has(node.op, Trait.RANDOM) for node in graph.nodes):
+    if any(has(node.op, Trait.RANDOM) for node in graph.nodes):
         return True
-    (expected,) = run_aside(model, args, kwargs)
     given, named = pytree.tree_map(_copied, (args, dict(kwargs)))
     targets = [c.tensor for c in graph.writebacks if isinstance(c, Constant) and c.tensor is not None]
     kept = {tensor: tensor.clone() for tensor in targets}
@@ -64,26 +68,25 @@ def agrees(graph: Graph, model: nn.Module, args: tuple[Any, ...], kwargs: Mappin
         result = graph.run(*given, **named)
     finally:
         _restore(kept)
-    return _equal(expected, result, rtol=None)
+    return equal(expected, result)
 
 
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
-def _equal(a: Any, b: Any, rtol: float | None) -> bool:
+def equal(a: Any, b: Any, *, exact: bool = False) -> bool:
+    """Whether two results are the same: to the bit, or up to a few roundings of the dtype."""
     left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
-    return len(left) == len(right) and all(_same(x, y, rtol) for x, y in zip(left, right, strict=True))
+    return len(left) == len(right) and all(_same(x, y, exact) for x, y in zip(left, right, strict=True))
 
 
-def _same(x: Any, y: Any, rtol: float | None) -> bool:
-    """Equal tensors or literals; without `rtol`, up to a few roundings of the dtype."""
+def _same(x: Any, y: Any, exact: bool) -> bool:
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
         return type(x) is type(y) and bool(x == y)
     if (x.dtype, x.shape) != (y.dtype, y.shape):
         return False
-    inexact = x.is_floating_point() or x.is_complex()
-    if rtol is None:
-        rtol = 100 * torch.finfo(x.dtype).eps if inexact else 0.0
+    inexact = (x.is_floating_point() or x.is_complex()) and not exact
+    rtol = 100 * torch.finfo(x.dtype).eps if inexact else 0.0
     scale = float(x.abs().nan_to_num(0.0, 0.0, 0.0).max()) if inexact and x.numel() else 0.0
     return torch.allclose(x, y, rtol=rtol, atol=rtol * scale, equal_nan=True)

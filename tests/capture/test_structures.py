@@ -113,6 +113,24 @@ def test_buffers_changed_in_place_and_by_assignment(frontend: str) -> None:
     check_equal(dict(model.named_buffers()), dict(reference.named_buffers()))
 
 
+def test_buffers_may_carry_state_through_torch_fx() -> None:
+    class Running(nn.Module):
+        total: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("total", torch.zeros(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.total.add_(x.sum(0)) + x
+
+    model, reference = Running(), Running()
+    graph = capture(model, (torch.ones(2, 4),), frontend="fx")
+    for _ in range(2):
+        x = torch.randn(2, 4)
+        check_equal(graph.run(x), reference(x))
+
+
 @pytest.mark.parametrize("frontend", ["export", "dispatch"])
 def test_an_input_written_to_through_a_view(frontend: str) -> None:
     graph = capture(ThroughView(), (torch.ones(2, 4),), frontend=frontend)
