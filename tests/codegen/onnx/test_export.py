@@ -133,6 +133,16 @@ def test_external_data(graph: Graph, tmp_path: Path) -> None:
     assert onnx.check(path, graph, ARGS) < 1e-6
 
 
+@pytest.mark.parametrize("external_data", [False, True])
+def test_bfloat16(external_data: bool, tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Linear(30, 40), nn.GELU(), nn.Softmax(-1)).bfloat16()
+    args = (torch.randn(2, 30).bfloat16(),)
+    graph = capture(layers, args)
+    model = onnx.export(graph, tmp_path / "m.onnx", external_data=external_data)
+    assert onnx.check(tmp_path / "m.onnx", graph, args) < 2**-8
+    assert {t.data_type for t in model.graph.initializer} == {onnx_package.TensorProto.BFLOAT16}
+
+
 def test_a_file_is_replaced_by_the_next_export(graph: Graph, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.export(graph, path, external_data=True)
@@ -188,6 +198,8 @@ def test_nothing_is_left_where_writing_fails(graph: Graph, tmp_path: Path) -> No
     (tmp_path / "net.onnx").mkdir()
     with pytest.raises(CaptureError, match="cannot write"):
         onnx.export(graph, tmp_path / "net.onnx")
+    with pytest.raises(CaptureError, match="cannot write"):
+        onnx.export(graph, tmp_path / "net.onnx", external_data=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "taken"]
 
 
