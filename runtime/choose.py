@@ -93,12 +93,15 @@ def _reason(error: Exception) -> str:
 def _medians(
     built: Mapping[str, Executable], flat: Sequence[Any], buffers: Mapping[str, torch.Tensor]
 ) -> dict[str, float]:
-    """Median ms a call of each, in rounds that interleave them; written buffers are put back."""
+    """Median ms a call of each, in rounds that interleave them.
+
+    Written buffers and the random state are put back.
+    """
     before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
     samples: dict[str, list[float]] = {name: [] for name in built}
     names = list(built)
     gc.collect()
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for turn in range(ROUNDS):
             for name in names if turn % 2 == 0 else reversed(names):
                 samples[name] += _time_block(built[name], flat)
