@@ -129,4 +129,7 @@ def _spec_text(spec: Any) -> str:
 
 
 def _spec(text: str) -> Any:
-    return pytree.treespec_loads(text) if text else None
+    try:
+        return pytree.treespec_loads(text) if text else None
+    except NotImplementedError as error:
+        raise ValueError(f"{error} Import the package that defines the class first.") from error
