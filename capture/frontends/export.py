@@ -19,13 +19,14 @@ from torch.export.graph_signature import (
 from torch.fx import traceback as fx_traceback
 
 from capture.errors import CaptureError
+from capture.frontends.bindings import Constants, add_literal_input
 from capture.frontends.dynamic import Axis, complete_shapes, flat_axes, grow
-from capture.frontends.fx_import import Constants, FxImporter
+from capture.frontends.fx_import import FxImporter
 from capture.frontends.place import LineRecorder, Place
 from capture.frontends.quiet import as_in_training
 from capture.frontends.sizes import Sizes
 from capture.frontends.source import Sources
-from capture.ir import Graph, LiteralType, ScalarType, Value
+from capture.ir import Graph, ScalarType, Value
 
 __all__ = ["capture_exported", "capture_with_export"]
 
@@ -121,7 +122,7 @@ def _bind_inputs(
                 why="TorchBind objects and effect tokens have no form in the graph.",
             )
         elif isinstance(arg, ConstantArgument):
-            graph.add_input(arg.name, LiteralType(arg.value))
+            add_literal_input(graph, arg.name, arg.value)
             bound.append(arg.value)
         elif isinstance(arg, TensorArgument):
             targets[arg.name] = graph.add_input(arg.name, sizes.type(placeholders[arg.name].meta["val"]))

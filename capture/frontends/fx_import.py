@@ -18,18 +18,18 @@ from typing import Any
 import sympy
 import torch
 from torch._ops import HigherOrderOperator, OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
+from capture.frontends.bindings import Constants
 from capture.frontends.sizes import Sizes, as_expr
 from capture.frontends.source import Sources
-from capture.ir import CapturedOp, Constant, Graph, Origin, RegionRef, ScalarType, TensorType, Value, op_name
+from capture.ir import CapturedOp, Graph, Origin, RegionRef, ScalarType, TensorType, Value, op_name
 from capture.ir.types import ValueType
 
-__all__ = ["Constants", "FxImporter"]
+__all__ = ["FxImporter"]
 
 aten = torch.ops.aten
 
@@ -61,34 +61,6 @@ _INLINED = {
 
 # The last argument only chooses a kernel; by its position.
 _TUNING = {aten.layer_norm.default: 5, aten.group_norm.default: 5}
-
-
-class Constants:
-    """The constants of a graph. A tensor with two paths (tied weights) is one constant, under the first."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self._known: dict[Any, Constant] = {}
-
-    def add(self, name: str, tensor: torch.Tensor, type: TensorType) -> Constant:
-        """The constant of that tensor; bound, unless the tensor is fake."""
-        key = _identity(tensor)
-        if key not in self._known:
-            fake = isinstance(tensor, FakeTensor) or tensor.is_meta
-            self._known[key] = self.graph.add_constant(name, type if fake else tensor)
-        return self._known[key]
-
-    def drop_unused(self) -> None:
-        for name, constant in list(self.graph.constants.items()):
-            if not constant.num_uses and constant not in self.graph.writebacks:
-                self.graph.erase_constant(name)
-
-
-def _identity(tensor: torch.Tensor) -> Any:
-    if isinstance(tensor, FakeTensor) or tensor.layout is not torch.strided or not tensor.numel():
-        return id(tensor)
-    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
-    return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
 
 @dataclass(frozen=True)

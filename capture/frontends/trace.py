@@ -21,14 +21,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
+from capture.frontends.bindings import Constants, add_literal_input
 from capture.frontends.fake_inputs import FakeInputs
 from capture.frontends.functional import FunctionalMode, from_functional, functionalizing, to_functional
-from capture.frontends.fx_import import Constants, FxImporter
+from capture.frontends.fx_import import FxImporter
 from capture.frontends.place import Place
 from capture.frontends.quiet import announced, as_in_training
 from capture.frontends.source import Sources
 from capture.frontends.state import ModelState
-from capture.ir import Graph, LiteralType, ScalarType
+from capture.ir import Graph, ScalarType
 
 __all__ = ["trace"]
 
@@ -142,7 +143,7 @@ def _import(
             bound.append(sizes.size(fake))
             graph.add_input(_size_name(name, bound[-1], graph), ScalarType("int", bound[-1]))
         else:
-            graph.add_input(name, LiteralType(fake))
+            add_literal_input(graph, name, fake)
             continue
         traced += 1
     importer = FxImporter(graph, sizes, Sources(), constants, graph.captured)

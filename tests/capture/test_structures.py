@@ -77,6 +77,15 @@ def test_a_size_is_returned_for_the_size_given(frontend: str) -> None:
         check_against_eager(graph, model, (x, args[1]))
 
 
+@pytest.mark.parametrize("frontend", ["auto", "dispatch"])
+def test_an_input_that_no_graph_can_hold(frontend: str) -> None:
+    def picked(x: torch.Tensor, where: slice) -> torch.Tensor:
+        return x[where]
+
+    with pytest.raises(CaptureError, match="the input where is a slice"):
+        capture(picked, (torch.ones(4), slice(0, 2)), frontend=frontend)
+
+
 @pytest.mark.parametrize("frontend", ["export", "dispatch"])
 def test_an_int_that_varies_is_a_scalar_input(frontend: str) -> None:
     class Window(nn.Module):
