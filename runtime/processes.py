@@ -7,6 +7,7 @@ and the whole is repeated with fresh processes, since luck in a process's memory
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,7 @@ def benchmark_processes(
     described: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     baseline = next(iter(engines))
+    planned: list[tuple[int, dict[str, int]]] = []
     for repeat in range(repeats):
         with ExitStack() as stack:
             workers: dict[str, Worker] = {}
@@ -85,9 +87,14 @@ def benchmark_processes(
                     failed[name] = answer["error"]
                     continue
                 workers[name], described[name] = worker, answer
-            took = {name: described[name]["seconds_a_call"] for name in workers}
-            for name, pairs in _rounds(workers, plan(took, seconds, iters, rounds), say).items():
+            if not planned:  # the same for each repetition, so that all rounds weigh the same
+                took = {name: described[name]["seconds_a_call"] for name in workers}
+                planned = [plan(took, seconds, iters, rounds)]
+            for name, pairs in _rounds(workers, planned[0], say).items():
                 legs.setdefault(name, []).extend(pairs)
+    for name in failed:  # perhaps at a second start only
+        legs.pop(name, None)
+        described.pop(name, None)
     return ProcessBenchmark(summarize(legs, threads=count), described, failed)
 
 
@@ -140,7 +147,6 @@ class Worker:
 @contextmanager
 def started(spec: Mapping[str, Any], threads: int) -> Iterator[Worker]:
     """A worker process, which ends with the block."""
-    import os
 
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

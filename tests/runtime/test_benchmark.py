@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Sequence
 
@@ -177,11 +178,44 @@ def test_processes_take_turns_and_an_engine_that_fails_is_named() -> None:
         "eager": {"model": "models.mlp:small", "engine": "eager"},
         "broken": {"model": "models.mlp:small", "engine": "aten", "disable": ["no-such-pass"]},
     }
-    found = benchmark_processes(engines, iters=2, rounds=2, repeats=2, threads=1, progress=phases.append)
+    found = benchmark_processes(engines, rounds=2, repeats=2, seconds=0.1, threads=1, progress=phases.append)
     assert list(found.timing.rows) == list(found.engines) == ["eager"]
-    assert len(found.timing.rows["eager"].samples) == 2 * 2 * 2 * 2
+    assert found.timing.rounds == 4
+    assert len(found.timing.rows["eager"].samples) % 8 == 0
     assert "no-such-pass" in found.failed["broken"]
     assert [p for p in phases if "broken" in p] == ["starting broken (1 of 2)"]
+
+
+class FakeWorker:
+    """Says at each start that a call takes longer than it did before."""
+
+    starts = 0
+
+    def __init__(self, engine: str) -> None:
+        FakeWorker.starts += 1
+        self.engine, self.start = engine, FakeWorker.starts
+
+    def answer(self) -> dict[str, object]:
+        if self.engine == "late" and self.start > 3:
+            return {"error": "out of memory"}
+        return {"ok": True, "seconds_to_start": 1.0, "seconds_a_call": 0.01 * self.start}
+
+    def leg(self, calls: int) -> list[float]:
+        return [1.0] * calls
+
+
+def test_repetitions_weigh_the_same_and_an_engine_that_fails_later_is_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FakeWorker, "starts", 0)
+    monkeypatch.setattr(
+        "runtime.processes.started", lambda spec, threads: contextlib.nullcontext(FakeWorker(spec["engine"]))
+    )
+    engines = {name: {"engine": name} for name in ("eager", "ours", "late")}
+    found = benchmark_processes(engines, repeats=3, threads=1)
+    assert list(found.timing.rows) == list(found.engines) == ["eager", "ours"]
+    assert found.failed == {"late": "out of memory"}
+    assert found.timing.ratio_interval == (1.0, 1.0)
 
 
 def test_a_baseline_that_fails_is_an_error() -> None:
