@@ -22,6 +22,7 @@ __all__ = [
 
 
 WIDE, NARROW = 25, 10  # columns of the lines on capture and optimisation
+BUSY = 0.15  # a noise floor above this says more of the machine than of the model
 
 
 def size(number: float | None) -> str:
@@ -185,6 +186,9 @@ def tell_latency(terminal: Terminal, compiled: Compiled, timing: Benchmark) -> N
         calls = int(sum(compiled.seconds.values()) / saved) + 1
         note = f"pays for itself after {calls:,} call{'s' * (calls != 1)}"
     terminal.line(Text(note, style="dim"), indent=11)
+    if timing.noise_floor > BUSY:
+        busy = f"the machine was busy: one model against itself differed by {timing.noise_floor:.0%}"
+        terminal.line(Text(busy, style="yellow"), indent=11)
     for text in candidates(compiled, verbose=terminal.verbose > 0):
         terminal.line(Text(text, style="dim"), indent=11)
 
