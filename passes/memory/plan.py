@@ -25,6 +25,9 @@ from passes.liveness import Liveness, check_version, liveness
 from passes.memory.greedy import pack
 from passes.memory.sizes import Sizes
 
+SLACK = 50  # the arena may raise the expected peak by one part in so many
+ATTEMPTS = 6  # sizes from which on buffers are tried without the arena
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -37,7 +40,7 @@ class Buffer:
         size: bytes, rounded up to the plan's alignment.
         offset: place in the plan over all transient buffers.
         placement: place in the arena of generated code; None where the callee allocates.
-        callee: whether the operator allocates it itself.
+        callee: whether it is left to the operator to allocate.
         op, location: the operator that makes it, and the user's own ``file:line``.
     """
 
@@ -169,11 +172,7 @@ class _Planner:
         spans = [self._span(home) for home in self.homes]
         bound = _lower_bound(spans)
         offsets, arena = _pack(spans, bound)
-        mine = [home for home in self.homes if _is_placeable(home, self.shared)]
-        mine_spans = [self._span(home) for home in mine]
-        mine_offsets, in_arena = _pack(mine_spans, _lower_bound(mine_spans))
-        placed = dict(zip(mine, mine_offsets, strict=True))
-        callee = _lower_bound([self._span(home) for home in self.homes if home not in placed])
+        placed, in_arena, callee = self._divide(bound)
         lives_in = self._lives_in()
         made = self._buffers(offsets, placed, lives_in)
         position = dict(zip(self.homes, offsets, strict=True))
@@ -200,6 +199,26 @@ class _Planner:
             in_place={v: o for v, o in self.live.in_place.items() if self.live.homes[v] in self.bytes},
             unplanned=tuple(self.unplanned),
         )
+
+    def _divide(self, bound: int) -> tuple[dict[Value, int], int, int]:
+        """Which buffers generated code places, and where; bytes of its arena; most bytes alive with the
+        callees.
+
+        All that it can, unless the two peaks, at different steps, add up to more than the lower bound: an
+        arena is held for the whole call. Then the largest are left to the callees, which free them in
+        between.
+        """
+        mine = [home for home in self.homes if _is_placeable(home, self.shared)]
+        sizes = sorted({self.bytes[home] for home in mine}, reverse=True)
+        for most in [*sizes[:: -(-len(sizes) // ATTEMPTS) or 1], 0]:
+            chosen = [home for home in mine if self.bytes[home] <= most]
+            spans = [self._span(home) for home in chosen]
+            offsets, in_arena = _pack(spans, _lower_bound(spans))
+            placed = dict(zip(chosen, offsets, strict=True))
+            callee = _lower_bound([self._span(home) for home in self.homes if home not in placed])
+            if in_arena + callee <= bound + bound // SLACK:
+                break
+        return placed, in_arena, callee
 
     def _span(self, home: Value) -> tuple[int, int, int]:
         return (*self.live.intervals[home], self.bytes[home])

@@ -66,6 +66,24 @@ def test_who_allocates_what() -> None:
     assert (buffer.op, buffer.location, buffer.placement) == ("aten.layer_norm", "net.py:4", None)
 
 
+def test_what_would_raise_the_peak_is_left_to_its_callee() -> None:
+    """layer_norm's buffers are gone when mm needs room: an arena held throughout would come on top."""
+    graph = parse("""graph(%x: f32[16, 64], %y: f32[16], %w: f32[64, 64])
+  %0: f32[16] = aten.exp(%y)
+  %1: f32[16, 64] = aten.layer_norm(%x, [64])
+  %2: f32[16, 64] = aten.layer_norm(%1, [64])
+  %3: f32[64] = aten.sum.dim_IntList(%2, [0])
+  %4: f32[16, 64] = aten.mm(%x, %w)
+  %5: f32[16] = aten.mv(%4, %3)
+  %6: f32[16] = aten.mul.Tensor(%5, %0)
+  return %6
+""")
+    made = plan(graph)
+    assert [b.name for b in made.buffers if not b.callee] == ["%0", "%5"]  # the small ones
+    assert made.lower_bound_bytes == 2 * BYTES + 64
+    assert made.expected_peak_bytes <= 1.02 * made.lower_bound_bytes
+
+
 def test_a_value_written_over_a_placed_operand_is_placed_with_it() -> None:
     graph = parse("""graph(%x: f32[16, 64], %w: f32[64, 64])
   %0: f32[16, 64] = aten.mm(%x, %w)
