@@ -117,7 +117,7 @@ def judge(
         made.fp64,
     )
     source, note = made.source or "eager", f"no fp64 reference ({made.problem})" if made.problem else ""
-    if ours.spec != eager.spec:
+    if ours.spec != eager.spec or ours.paths != eager.paths:
         reason = f"returns another structure: {_shape_of(ours)}, eager {_shape_of(eager)}"
         return _verdict([OutputParity("out", False, "", reason)], source, note)
     wanted = _judged_writes(ours, eager, shares_buffers=hasattr(f, "captured"))
@@ -247,6 +247,10 @@ def _judge_floating(
     target = torch.where(
         target.isfinite(), target, e.to(wide)
     )  # what overflows there alone is judged by eager
+    if (lost := ~target.isfinite() & y.isfinite()).any():
+        first = lost.nonzero()[0]
+        found = e[tuple(first)].item()
+        return replace(row, ok=False, reason=f"finite {_at(first)}, where eager has {found:g}")
     kept = target.isfinite() & ~y.isinf()  # an infinity that is left equals eager's
     if not kept.any():
         return zero

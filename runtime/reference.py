@@ -74,6 +74,8 @@ def reference(
         eager = observed_call(run, args, kwargs, buffers)
     except Exception as error:
         raise failed_forward(error) from error
+    if double is not None and double.paths != eager.paths:
+        double, problem = None, "the model in fp64 returns another structure"
     source = "" if double is None else ("fp64 graph" if graph is model else "fp64 model")
     if double is None and graph is not None:
         try:
@@ -120,16 +122,33 @@ def observed_call(
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             returned = f(*given, **given_kw)
-        flat, spec = pytree.tree_flatten_with_path(returned)
-        paths = ["out" + pytree.keystr(path) for path, _ in flat]
-        leaves = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for _, leaf in flat]
+        named = dict(named_leaves("out", returned))
+        leaves = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in named.values()]
         written = {n: t.detach().clone() for n, t in watched.items() if not _same(t, before[n])}
     finally:
         with torch.no_grad():
             for name, buffer in buffers.items():
                 if not _same(buffer, before[f"buffer {name}"]):
                     buffer.copy_(before[f"buffer {name}"])
-    return Outcome(leaves, paths, spec, written)
+    return Outcome(leaves, list(named), pytree.tree_structure(returned), written)
+
+
+def named_leaves(name: str, value: Any, seen: frozenset[int] = frozenset()) -> Iterator[tuple[str, Any]]:
+    """Tensors and plain values in what a model returned, by path; objects that are no pytree are looked into.
+
+    Such an object (a cache of keys and values, say) stands as its class, and after it the data it holds.
+    """
+    for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+        place = name + pytree.keystr(path)
+        if leaf is None or isinstance(leaf, (Tensor, bool, int, float, complex, str)):
+            yield place, leaf
+        elif isinstance(leaf, (torch.dtype, torch.device)):
+            yield place, str(leaf)
+        else:
+            yield place, type(leaf).__qualname__
+            held = {} if callable(leaf) or id(leaf) in seen else getattr(leaf, "__dict__", {})
+            for key, inner in held.items():
+                yield from named_leaves(f"{place}.{key}", inner, seen | {id(leaf)})
 
 
 def input_names(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:

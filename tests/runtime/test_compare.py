@@ -210,6 +210,28 @@ def test_python_values_are_compared() -> None:
     assert "cannot be compared" in verdict(object(), object()).reason
 
 
+class Cache:
+    """A class that is no pytree, and holds itself."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.layers = [{"keys": keys}]
+        self.dtype = keys.dtype
+        self.itself = self
+
+
+def test_objects_are_looked_into() -> None:
+    def model(x: Tensor) -> tuple[Tensor, Cache]:
+        return x * 2, Cache(x + 1)
+
+    x = torch.randn(3)
+    parity = compare(model, model, (x,))
+    assert parity.ok
+    assert "out[1].layers[0]['keys']" in [row.name for row in parity.outputs]
+    wrong = compare(model, lambda x: (x * 2, Cache(x + 2)), (x,))
+    assert {row.name for row in wrong.outputs if not row.ok} == {"out[1].layers[0]['keys']"}
+    assert "another structure" in compare(model, lambda x: (x * 2, {"keys": x + 1}), (x,)).reason
+
+
 # -- side effects -------------------------------------------------------------------------------------------
 
 
