@@ -68,7 +68,7 @@ def capture(
     if isinstance(model, ExportedProgram):
         return capture_exported(model)
     module, given = _checked(model, args)
-    named = dict(kwargs or {})
+    given, named = _apart(given, dict(kwargs or {}))
     failures: list[Failure] = []
     for name, step in _steps(module, frontend):
         try:
@@ -83,6 +83,20 @@ def capture(
         graph.attempts = [*((f.frontend, f.reason) for f in failures), (name, "taken")]
         return graph
     raise combined_error(failures) from failures[0].error
+
+
+def _apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with a tensor that is given twice cloned: tracers would take the two inputs for one."""
+    seen: set[int] = set()
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            if id(value) in seen:
+                return value.detach().clone()
+            seen.add(id(value))
+        return value
+
+    return pytree.tree_map(leaf, (args, kwargs))
 
 
 def _checked(model: Any, args: Any) -> tuple[nn.Module, tuple[Any, ...]]:

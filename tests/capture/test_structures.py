@@ -77,6 +77,19 @@ def test_a_size_is_returned_for_the_size_given(frontend: str) -> None:
         check_against_eager(graph, model, (x, args[1]))
 
 
+@pytest.mark.parametrize("frontend", FRONTENDS)
+def test_one_tensor_given_for_two_inputs(frontend: str) -> None:
+    """The graph has two inputs all the same, and another call may give two tensors."""
+    x = torch.randn(3, 4)
+
+    def difference(a: torch.Tensor, b: torch.Tensor, *, c: torch.Tensor) -> torch.Tensor:
+        return a - b * c
+
+    graph = capture(difference, (x, x), {"c": x}, frontend=frontend)
+    a, b, c = torch.randn(3, 3, 4)
+    check_equal(graph.run(a, b, c=c), difference(a, b, c=c))
+
+
 @pytest.mark.parametrize("frontend", ["auto", "dispatch"])
 def test_an_input_that_no_graph_can_hold(frontend: str) -> None:
     def picked(x: torch.Tensor, where: slice) -> torch.Tensor:
