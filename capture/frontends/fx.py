@@ -41,7 +41,8 @@ def capture_with_fx(
     values = _by_parameter(model, args, kwargs)
     before = [(module, dict(module.__dict__)) for module in model.modules()]
     with as_in_training():
-        graph_of_calls = _Tracer(model).trace(model, concrete_args=_concrete(values, axes))
+        root = vars(model).get("forward", model)  # a plain function stands in the place of forward
+        graph_of_calls = _Tracer(model).trace(root, concrete_args=_concrete(values, axes))
     for module, attributes in before:  # where the model has put a proxy, put back what was there
         module.__dict__.update(
             {k: v for k, v in attributes.items() if isinstance(module.__dict__.get(k), fx.Proxy)}
