@@ -20,6 +20,8 @@ import torch
 from capture.errors import CaptureError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
+from capture.ir.text import names
+from passes.ledger import ledger
 from runtime.benchmark import Benchmark
 from runtime.compare import Parity
 from runtime.describe import count_parameters, graph_inputs, main_dtype
@@ -194,9 +196,9 @@ def machine() -> dict[str, Any]:
 
 
 def captured_ops(graph: Graph) -> list[dict[str, Any]]:
-    """A row per captured op: what became of it, by which pass, and why."""
-    from passes.ledger import ledger
-
+    """A row per captured op: what became of it, by which pass, why, and which kernel computes it now."""
+    named = names(graph)
+    kernels = {named[n.results[0]]: n.impl.kernel for n in graph.nodes if n.impl is not None and n.results}
     return [
         {
             "id": row.id,
@@ -208,6 +210,7 @@ def captured_ops(graph: Graph) -> list[dict[str, Any]]:
             "pass": row.pass_name,
             "reason": row.reason,
             "node": row.node,
+            "kernel": ", ".join(filter(None, (kernels.get(name) for name in row.node.split(", ")))),
         }
         for row in ledger(graph)
     ]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from runtime.cli import account
 from runtime.cli.options import MODEL, OPTIMIZE, make_command
-from runtime.cli.steps import chosen_level, load_model, machine_settings, optimize_model
+from runtime.cli.steps import chosen_level, load_model, machine_settings, optimize_model, title_of
 from runtime.cli.terminal import Terminal
 from runtime.report import captured_ops
 
@@ -25,10 +25,11 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
     The model is captured and optimised (level 2 unless -O says otherwise), not run.
     """
     with machine_settings(options):
-        made = optimize_model(
-            terminal, options, load_model(terminal, options), chosen_level(options, default=2)
-        )
+        loaded = load_model(terminal, options)
+        made = optimize_model(terminal, options, loaded, chosen_level(options, default=2))
     rows = captured_ops(made.graph)
+    terminal.line(Text(options.model, style="bold"), title_of(loaded, options.model))
+    terminal.print()
     account.tell_capture(terminal, made.captured, made.seconds["capture"])
     fates = Counter(row["fate"] for row in rows)
     shown = [f"{number} {fate}" for fate in STYLES if (number := fates[fate])]
@@ -71,11 +72,8 @@ def tell_rows(terminal: Terminal, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def reason(row: dict[str, Any]) -> str:
-    """``fuse: into fusion.conv, computed by %12``."""
+    """``fuse: into fusion.conv, computed by %12 (onednn.conv)``."""
     why = ": ".join(filter(None, (row["pass"], row["reason"])))
-    where = (
-        {"kept": row["node"], "fused": f"computed by {row['node']}"}.get(row["fate"], "")
-        if row["node"]
-        else ""
-    )
+    node = row["node"] + (f" ({row['kernel']})" if row["kernel"] else "")
+    where = {"kept": node, "fused": f"computed by {node}"}.get(row["fate"], "")
     return ", ".join(filter(None, (why, where)))
