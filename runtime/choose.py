@@ -7,12 +7,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from capture.errors import CaptureError
-from capture.ir.interpreter import flatten_inputs
 from runtime.compare import judge
 from runtime.compile import Candidate, Compiled
 from runtime.executables import Executable
@@ -68,7 +68,9 @@ def choose(
             out.append(Candidate(backend, None, _reason(error)))
     say("compile: measure backends")
     given, given_kw = clone_inputs((tuple(args), dict(kwargs)))
-    medians = _medians(built, flatten_inputs(captured, given, given_kw), made.buffers)
+    # Timed as users call them, guards included: on small models these decide.
+    calls = {name: partial(trial(executable), *given, **given_kw) for name, executable in built.items()}
+    medians = _medians(calls, made.buffers)
     ranked = sorted(medians, key=lambda name: medians[name])
     best = ranked[0] if medians[ranked[0]] * WORTH_IT < medians["eager"] else "eager"
     order = [best, *(name for name in ranked if name != best)]
@@ -90,35 +92,33 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, CaptureError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def _medians(
-    built: Mapping[str, Executable], flat: Sequence[Any], buffers: Mapping[str, torch.Tensor]
-) -> dict[str, float]:
+def _medians(calls: Mapping[str, Callable[[], Any]], buffers: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Median ms a call of each, in rounds that interleave them.
 
     Written buffers and the random state are put back.
     """
     before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
-    samples: dict[str, list[float]] = {name: [] for name in built}
-    names = list(built)
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
     gc.collect()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for turn in range(ROUNDS):
             for name in names if turn % 2 == 0 else reversed(names):
-                samples[name] += _time_block(built[name], flat)
+                samples[name] += _time_block(calls[name])
         for name, buffer in buffers.items():
             buffer.copy_(before[name])
     return {name: statistics.median(times) for name, times in samples.items()}
 
 
-def _time_block(executable: Executable, flat: Sequence[Any]) -> list[float]:
+def _time_block(call: Callable[[], Any]) -> list[float]:
     """Times of calls in a row, in ms: as many as fit into SECONDS, at least one, after a warm-up."""
     time.sleep(_SETTLE)
-    executable(*flat)
+    call()
     times: list[float] = []
     started = time.perf_counter()
     while not times or time.perf_counter() - started < SECONDS:
         begin = time.perf_counter()
-        executable(*flat)
+        call()
         times.append((time.perf_counter() - begin) * 1e3)
     return times
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from capture import capture
-from capture.errors import UsageError
+from capture.errors import GuardError, UsageError
 from capture.ir import Graph
 from capture.ir.interpreter import flatten_inputs
 from passes import optimize
@@ -80,6 +80,7 @@ class Compiled:
         spec = self.captured.out_spec
         self._single = spec is not None and spec.is_leaf()
         self._eager = self.module if isinstance(self.executable, EagerExecutable) else None
+        self._training = self.module is not None and self.module.training
 
     @property
     def backend(self) -> str:
@@ -93,6 +94,12 @@ class Compiled:
         if self._eager is not None:  # the model looks after its own inputs
             with torch.no_grad():
                 return self._eager(*args, **kwargs)
+        if self.module is not None and self.module.training != self._training:
+            raise GuardError(
+                f"captured {_mode(self._training)}, the model is {_mode(not self._training)} now",
+                why="dropout and normalisation differ between the two",
+                hint="model.eval(), or compile it again",
+            )
         flat = args if self._flat_args and not kwargs else flatten_inputs(self.captured, args, kwargs)
         self._inputs.check(flat)
         if self._weights is not None and not self._weights.fresh:
@@ -227,3 +234,7 @@ def _is_flat(graph: Graph) -> bool:
         return True
     flat = ((0,) * len(graph.inputs), {})
     return bool(pytree.tree_structure(flat) == spec)
+
+
+def _mode(training: bool) -> str:
+    return "in training mode" if training else "in evaluation mode"

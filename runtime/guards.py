@@ -26,6 +26,8 @@ class InputGuards:
             for v in self.inputs
         ]
         self._static = None not in self._fast
+        written = set(graph.writebacks)
+        self._written = [i for i, v in enumerate(self.inputs) if v in written]
 
     def check(self, flat: Sequence[Any]) -> None:
         """Let fitting inputs pass.
@@ -40,8 +42,22 @@ class InputGuards:
                 if (given.shape, given.dtype, given.device, given.layout) != wanted:
                     break
             else:
+                self._check_overlap(flat)
                 return
         self._explain(flat)
+        self._check_overlap(flat)
+
+    def _check_overlap(self, flat: Sequence[Any]) -> None:
+        """An input that the graph writes to may share memory with no other: the graph would not notice."""
+        for i in self._written:
+            for j, other in enumerate(flat):
+                if i != j and isinstance(other, torch.Tensor) and _share_memory(flat[i], other):
+                    names = f"{self.inputs[i].name} and {self.inputs[j].name}"
+                    raise GuardError(
+                        f"the inputs {names} share memory",
+                        why=f"the model writes to {self.inputs[i].name}; captured on separate tensors",
+                        hint="pass a clone",
+                    )
 
     def _explain(self, flat: Sequence[Any]) -> None:
         """The slow and thorough check; the only one where shapes are dynamic."""
@@ -71,7 +87,7 @@ class InputGuards:
     def _check_kind(self, value: Value, given: Any) -> None:
         type_ = value.type
         if isinstance(type_, LiteralType):
-            if type(given) is not type(type_.value) or given != type_.value:
+            if repr(given) != repr(type_.value):  # so that NaN is itself, and True is not 1
                 raise GuardError(
                     f"the input {value.name} was {type_.value!r} when captured, it is {given!r} now",
                     why="capture bakes in arguments that are no tensors",
@@ -116,6 +132,11 @@ class InputGuards:
 def _conversion(name: str, what: str, wanted: Any) -> str | None:
     conversions = {"device": f'{name}.to("{wanted}")', "dtype": f"{name}.to({wanted})"}
     return conversions.get(what, f"{name}.to_dense()" if what == "layout" else None)
+
+
+def _share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    one, other = a.untyped_storage(), b.untyped_storage()
+    return one.nbytes() > 0 and one.data_ptr() == other.data_ptr()
 
 
 class WeightGuards:

@@ -21,6 +21,7 @@ class ArenaLayout:
     in_place: Mapping[Value, Value] = field(default_factory=dict)
     summary: str = ""
     views: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
 
     @staticmethod
     def of(graph: Graph) -> ArenaLayout:
@@ -45,7 +46,7 @@ class ArenaLayout:
         type_ = value.type
         if value not in self.placements or not isinstance(type_, TensorType) or not type_.is_static:
             return None
-        start = self.placements[value]
+        start, self.device = self.placements[value], str(type_.device)
         flat = f"memory[{start}:{start + int(type_.nbytes)}].view({type_.dtype})"
         if type_.memory_format == CONTIGUOUS:
             self.views[name] = f"{flat}.view({list(type_.shape)})"
@@ -68,7 +69,7 @@ class ArenaLayout:
             "",
             "    def __init__(self):",
             "        with torch.inference_mode(False):  # so that calls in any mode may write to it",
-            f"            memory = torch.empty({self.bytes}, dtype=torch.uint8)",
+            f'            memory = torch.empty({self.bytes}, dtype=torch.uint8, device="{self.device}")',
             *(f"            self.{name} = {view}" for name, view in self.views.items()),
             "",
             "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,19 +46,17 @@ def conv(out: Writer, node: Node) -> str:
     anchor, options = anchor_of(node), node.impl.options
     x, weight = anchor.arg("input"), anchor.arg("weight")
     geometry = [_pair(anchor.arg(k)) for k in ("padding", "stride", "dilation")]
-    groups = anchor.arg("groups")
-    size = [d if isinstance(d, int) else None for d in x.tensor_type.shape]
-    static = f", {size}" if None not in size else ""
-    packed = out.packed(
-        weight, "pack_conv", "{tensor}, " + ", ".join(map(str, geometry)) + f", {groups}{static}", ".conv"
-    )
+    tail = ", ".join(out.text(v) for v in (*geometry, anchor.arg("groups")))
+    shape = x.tensor_type.shape
+    static = f", {out.text(shape)}" if x.tensor_type.is_static else ""
+    packed = out.packed(weight, "pack_conv", tail + static, ".conv")
     bias = out.text(anchor.arg("bias"))
-    tail = ", ".join(map(str, geometry)) + f", {groups}"
-    unary = f'"{options["unary"]}", {options.get("scalars", [])}, "{options.get("algorithm", "")}"'
+    unary = _unary(out, options)
     if "other" not in options:
         return f"{out.uses('conv')}({out.text(x)}, {packed}, {bias}, {tail}, {unary})"
     other = node.operands[options["other"]]
-    binary = f'"{options["binary"]}", 1.0, {unary if options["unary"] != "none" else "None, [], None"}'
+    after = unary if options["unary"] != "none" else "None, [], None"
+    binary = f"{out.text(options['binary'])}, 1.0, {after}"
     if out.overwrites(node, options.get("inplace")):
         return (
             f"{out.uses('conv_add_')}({out.text(other)}, {out.text(x)}, {packed}, {bias}, {tail}, {binary})"
@@ -72,18 +70,19 @@ def linear(out: Writer, node: Node) -> str:
     anchor, options = anchor_of(node), node.impl.options
     x, weight, bias = anchor.arg("input"), anchor.arg("weight"), out.text(anchor.arg("bias"))
     rows = x.tensor_type.with_(shape=x.tensor_type.shape[:-1]).numel
-    packed = out.packed(
-        weight,
-        "pack_linear",
-        f"{{tensor}}, {rows}" if isinstance(rows, int) and rows else "{tensor}",
-        ".linear",
-    )
+    packed = out.packed(weight, "pack_linear", str(rows) if isinstance(rows, int) and rows else "", ".linear")
     if "other" in options:
         other = out.text(node.operands[options["other"]])
-        return f'{out.uses("linear_binary")}({out.text(x)}, {other}, {packed}, {bias}, "{options["binary"]}")'
-    scalars, algorithm = options.get("scalars", []), options.get("algorithm", "")
-    unary = f'"{options["unary"]}", {scalars}, "{algorithm}"'
-    return f"{out.uses('linear')}({out.text(x)}, {packed}, {bias}, {unary})"
+        binary = out.text(options["binary"])
+        return f"{out.uses('linear_binary')}({out.text(x)}, {other}, {packed}, {bias}, {binary})"
+    return f"{out.uses('linear')}({out.text(x)}, {packed}, {bias}, {_unary(out, options)})"
+
+
+def _unary(out: Writer, options: Mapping[str, Any]) -> str:
+    """oneDNN's name of the pointwise function, its scalars, its algorithm: all as literals."""
+    return ", ".join(
+        out.text(v) for v in (options["unary"], options.get("scalars", []), options.get("algorithm", ""))
+    )
 
 
 KERNELS: dict[str, Callable[[Writer, Node], str]] = {"onednn.conv": conv, "onednn.linear": linear}

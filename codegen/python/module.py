@@ -83,11 +83,10 @@ class Writer:
             return _expression(operand, self.dims)
         return literal(operand)
 
-    def packed(self, weight: Constant, function: str, call: str, suffix: str) -> str:
+    def packed(self, weight: Constant, function: str, options: str, suffix: str) -> str:
         """The packed form of a weight: a line in `load`, an attribute of `w`."""
-        return self._load(
-            weight.name + suffix, f"{self.uses(function)}({call.replace('{tensor}', _state(weight))})"
-        )
+        arguments = ", ".join(filter(None, [_state(weight), options]))
+        return self._load(weight.name + suffix, f"{self.uses(function)}({arguments})")
 
     def uses(self, name: str) -> str:
         """Note that the module needs a name of the prelude."""

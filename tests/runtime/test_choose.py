@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,9 +28,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
     """Let the backends take these times."""
 
-    def time_block(executable: Any, flat: Sequence[Any]) -> list[float]:
-        executable(*flat)
-        return [milliseconds[executable.backend]]
+    def time_block(call: Any) -> list[float]:
+        call()
+        return [milliseconds[call.func.backend]]
 
     monkeypatch.setattr(choose, "_time_block", time_block)
 
