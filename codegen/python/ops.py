@@ -62,7 +62,7 @@ def _default(op: OpOverload) -> Lowering:
     """``torch.add(...)`` where torch has the same function as a builtin, else the overload itself."""
     if op.namespace == "aten":
         name = op._schema.name.partition("::")[2]
-        if isinstance(getattr(torch, name, None), BuiltinFunctionType) and not _takes_gaps(op):
+        if isinstance(getattr(torch, name, None), BuiltinFunctionType) and not _differs(op):
             return _call(f"torch.{name}")
         return _call(op_name(op) if op._overloadname != "default" else f"{op_name(op)}.default")
     overload = op._overloadname
@@ -74,6 +74,7 @@ def call_text(op: OpOverload, args: list[str]) -> str:
     return _TABLE[op](args) if op in _TABLE else _default(op)(args)
 
 
-def _takes_gaps(op: OpOverload) -> bool:
-    """Lists of tensors with None in them, which torch's own functions refuse."""
-    return any("List[Optional[Tensor]]" in str(a.type) for a in op._schema.arguments)
+def _differs(op: OpOverload) -> bool:
+    """Whether torch's function differs: it refuses None in lists, and losses are not averaged by default."""
+    arguments = op._schema.arguments
+    return any("List[Optional[Tensor]]" in str(a.type) or a.name == "reduction" for a in arguments)
