@@ -8,7 +8,8 @@ from capture.ir.origin import CapturedOp, Origin
 from capture.ir.types import LiteralType, Range, ScalarType, TensorType, type_of
 
 __all__ = [
-    "CapturedOp", "Constant", "Cost", "Dim", "Fusion", "Graph", "Impl", "LiteralType", "Node", "Origin", "Range",
+    "CapturedOp", "Constant", "Cost", "Dim", "Fusion", "Graph", "Impl", "LiteralType", "Node", "Origin",
+    "Range",
     "RegionRef", "ScalarType", "TensorType", "Trait", "Value", "cost", "flops", "has", "is_pure", "op_name",
     "register_traits", "resolve_op", "symbol", "traits", "type_of",
 ]  # fmt: skip

@@ -10,13 +10,14 @@ import networkx
 import sympy
 import torch
 
-from capture.ir import dims, graph as ir, text
+from capture.ir import dims, text
+from capture.ir import graph as ir
 from capture.ir.ops import Fusion, op_name
 from capture.ir.types import ScalarType, TensorType
 
 
 def to_networkx(graph: ir.Graph) -> networkx.MultiDiGraph:
-    """Nodes are keyed by the printed name of their first result (or ``op#position``), inputs and constants by theirs.
+    """Nodes are keyed by the printed name of their first result (or ``op#position``), other values by theirs.
 
     Node attributes: kind, op, origin, and `node` (the Node itself); edge attributes: value, type, bytes.
     """
@@ -34,7 +35,9 @@ def to_networkx(graph: ir.Graph) -> networkx.MultiDiGraph:
             out.add_edge(keys[value], key, value=named[value], type=str(value.type), bytes=_bytes(value))
     for position, value in enumerate(graph.result_values):
         out.add_node(f"result {position}", kind="result")
-        out.add_edge(keys[value], f"result {position}", value=named[value], type=str(value.type), bytes=_bytes(value))
+        out.add_edge(
+            keys[value], f"result {position}", value=named[value], type=str(value.type), bytes=_bytes(value)
+        )
     return out
 
 
@@ -72,7 +75,9 @@ class _Converter:
         for target, value in self.graph.writebacks.items():
             self.fx.call_function(torch.ops.aten.copy_.default, (self.values[target], self.values[value]))
         self.fx.output(tuple(self._leaf(v) for v in self.graph.results))
-        module = torch.fx.GraphModule(self.root, self.fx, class_name=_identifier(self.graph.name).capitalize())
+        module = torch.fx.GraphModule(
+            self.root, self.fx, class_name=_identifier(self.graph.name).capitalize()
+        )
         module.graph.lint()
         return module
 
@@ -82,10 +87,14 @@ class _Converter:
         if isinstance(node.op, Fusion):
             made = self._call_region(node, args)
         else:
-            args = ir.map_operand(args, lambda v: self._region(node, v.index) if isinstance(v, ir.RegionRef) else v)
+            args = ir.map_operand(
+                args, lambda v: self._region(node, v.index) if isinstance(v, ir.RegionRef) else v
+            )
             made = self.fx.call_function(node.op, args, kwargs)
         made.meta["origin"] = node.origin
-        made.meta["stack_trace"] = "\n".join(f'  File "{f}", line {n}, in forward' for f, n in node.origin.locations)
+        made.meta["stack_trace"] = "\n".join(
+            f'  File "{f}", line {n}, in forward' for f, n in node.origin.locations
+        )
         single = len(node.results) == 1 and not isinstance(node.op, Fusion) and not _returns_list(node)
         if single:
             self._define(node.results[0], made)
@@ -118,7 +127,9 @@ class _Converter:
         if isinstance(operand, ir.Value):
             return self.values[operand]
         if isinstance(operand, sympy.Expr):
-            return dims.fold(operand, lambda s: _Size(self.fx, self.sizes[s.name]), minimum=_min, maximum=_max).node
+            return dims.fold(
+                operand, lambda s: _Size(self.fx, self.sizes[s.name]), minimum=_min, maximum=_max
+            ).node
         return operand
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from capture.ir import dims, graph as ir
+from capture.ir import dims
+from capture.ir import graph as ir
 from capture.ir.dims import Dim
 from capture.ir.ops import Fusion, Trait, op_name, traits
 from capture.ir.types import TensorType
@@ -96,7 +97,8 @@ _FORMULAS: dict[str, Callable[[ir.Node], Dim]] = {
     "mm": _matmul, "bmm": _matmul, "matmul": _matmul, "mv": _matmul, "dot": _matmul,
     "addmm": _addmm, "baddbmm": _addmm, "addmv": _addmm,
     "conv1d": _conv, "conv2d": _conv, "conv3d": _conv, "convolution": _conv,
-    "conv_transpose1d": _conv_transpose, "conv_transpose2d": _conv_transpose, "conv_transpose3d": _conv_transpose,
+    "conv_transpose1d": _conv_transpose, "conv_transpose2d": _conv_transpose,
+    "conv_transpose3d": _conv_transpose,
     "scaled_dot_product_attention": _attention,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
 }  # fmt: skip

@@ -13,6 +13,7 @@ It is read by hand, because ``sympify`` would execute the text.
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Callable, Container, Mapping
 from functools import reduce
@@ -33,6 +34,7 @@ _UNBACKED = re.compile(r"u[0-9]+")
 _RESERVED = ("None", "True", "False", "inf", "nan", "min", "max")
 _TERM_OPS = re.compile(r"\*|//|%")
 _MAX_TEXT, _MAX_DIVISIONS = 10_000, 24  # sympy takes seconds over modulus within modulus, 50 deep
+_POINTS, _SPREAD = 24, 1000
 _MAX_ROUNDS = 8  # of simplification; one or two are what it takes
 
 
@@ -55,6 +57,30 @@ def is_name(name: str) -> bool:
 
 def is_symbolic(dim: object) -> bool:
     return isinstance(dim, sympy.Expr) and not dim.is_number
+
+
+def equal(a: Dim, b: Dim, bounds: Mapping[str, tuple[int, int | None]]) -> bool:
+    """Whether two sizes are the same for all values of their dims, by trying some within their bounds.
+
+    Sizes are polynomials with divisions by small numbers: what agrees at two dozen random points agrees.
+    """
+    if a == b:
+        return True
+    names = sorted(free_names([a, b]))
+    choose = random.Random(0)
+    for _ in range(_POINTS if names else 1):
+        env = {}
+        for name in names:
+            lower, upper = bounds.get(name, (1, None))
+            env[name] = choose.randint(
+                lower, lower + _SPREAD if upper is None else min(upper, lower + _SPREAD)
+            )
+        try:
+            if evaluate(a, env) != evaluate(b, env):
+                return False
+        except ValueError:  # divides by zero here
+            continue
+    return True
 
 
 def is_size(expr: Dim) -> bool:

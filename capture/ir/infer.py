@@ -55,6 +55,7 @@ class FakeContext:
         """`taken` tells the names of the data-dependent sizes that the graph has so far."""
         self.shape_env = ShapeEnv()
         self.mode = FakeTensorMode(shape_env=self.shape_env, allow_non_fake_inputs=True)
+        self.calls: dict[Any, Sequence[ValueType]] = {}
         self._taken = taken
         self._hints: set[int] = set()
         self._symints: dict[str, Any] = {}
@@ -226,10 +227,47 @@ def infer_types(graph: ir.Graph, node: ir.Node) -> Sequence[ValueType]:
                 f"what {op_name(node.op)} makes of its regions is not known", hint="give `types`"
             )
         return types
-    context = context_for(graph)
+    return call_types(context_for(graph), node)
+
+
+def call_types(context: FakeContext, node: ir.Node) -> Sequence[ValueType]:
+    """Types of what a node's operator returns. Equal calls, as repeated layers make them, are made once.
+
+    Raises:
+        CaptureError: the op refuses the operands.
+    """
+    key = (node.op, _frozen(node.operands), _frozen([[k, v] for k, v in node.kwargs.items()]))
+    if key in context.calls:
+        return context.calls[key]
     args = ir.map_operand(node.operands, context.operand)
     kwargs = {k: ir.map_operand(v, context.operand) for k, v in node.kwargs.items()}
-    return fake_call(context, node.op, args, kwargs)
+    types = fake_call(context, node.op, args, kwargs)
+    if not any(map(dims.is_data_dependent, set().union(*map(type_names, types)))):
+        context.calls[key] = types
+    return types
+
+
+def _frozen(operand: Any) -> Any:
+    """An operand as a key: values by their types, and 1, 1.0, True, 0.0 and -0.0 told from each other."""
+    if isinstance(operand, (list, tuple)):
+        return tuple(map(_frozen, operand))
+    if isinstance(operand, ir.Value):
+        operand = operand.type
+    if isinstance(operand, TensorType):
+        return operand
+    return (type(operand), repr(operand)) if not isinstance(operand, sympy.Expr) else operand
+
+
+def parameter_operands(node: ir.Node) -> list[Any] | None:
+    """The operands that the parameters of each region stand for; None where only the op knows."""
+    higher = torch.ops.higher_order
+    if isinstance(node.op, Fusion):
+        return list(node.operands)
+    if node.op is higher.cond and len(node.operands) == 4:
+        return list(node.operands[3])
+    if node.op is higher.while_loop and len(node.operands) == 4:
+        return [*node.operands[2], *node.operands[3]]
+    return None
 
 
 def region_op_types(node: ir.Node) -> list[ValueType] | None:
@@ -315,8 +353,10 @@ __all__ = [
     "STRIDED",
     "FakeContext",
     "FakeRun",
+    "call_types",
     "context_for",
     "fake_call",
     "infer_types",
+    "parameter_operands",
     "region_op_types",
 ]

@@ -115,13 +115,11 @@ class _Run:
             results = self.call(node, args, kwargs)
         except (RuntimeError, TypeError, LookupError, ValueError) as error:
             why = str(error) or type(error).__name__
-            raise CaptureError(
-                f"{op_name(node.op)} failed", where=str(node.origin) or None, why=why
-            ) from error
+            raise CaptureError(f"{op_name(node.op)} failed", where=node.where, why=why) from error
         if len(results) != len(node.results):
             raise CaptureError(
                 f"{op_name(node.op)} returned {len(results)} values, not {len(node.results)}",
-                where=str(node.origin) or None,
+                where=node.where,
             )
         for value, result in zip(node.results, results, strict=True):
             self.values[value] = result

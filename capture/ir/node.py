@@ -149,6 +149,16 @@ class Node:
         """Every Value among the operands, nested ones too, in order, with repeats."""
         return list(values_in((self.operands, tuple(self.kwargs.values()))))
 
+    @property
+    def where(self) -> str | None:
+        """The user's lines that the node stands for, as error messages show them; None where unknown."""
+        root = self.graph
+        while root is not None and root.owner is not None and root.owner.graph is not None:
+            root = root.owner.graph
+        ops = [root.captured[i] for i in self.origin.ids if i in root.captured] if root is not None else []
+        lines = dict.fromkeys(f"{op.location}   {op.code}" for op in ops if op.location and op.code)
+        return "\n".join(lines) or str(self.origin) or None
+
     def is_op(self, *ops: Op) -> bool:
         """Whether this node is one of `ops` (overloads; a packet stands for all of its overloads)."""
         return any(self.op is o or getattr(self.op, "overloadpacket", None) is o or self.op == o for o in ops)

@@ -71,8 +71,10 @@ def load(path: str | os.PathLike[str]) -> ir.Graph:
         return graph
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CaptureError(
-            f"cannot load the graph {path}", why=f"{type(error).__name__}: {error}", hint="save it again with graph.save(path)"
-        ) from error  # fmt: skip
+            f"cannot load the graph {path}",
+            why=f"{type(error).__name__}: {error}",
+            hint="save it again with graph.save(path)",
+        ) from error
 
 
 def write_aside(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -119,7 +121,7 @@ def _restored(tensor: torch.Tensor, constant: ir.Constant) -> torch.Tensor:
 
 
 def _spec_text(spec: Any) -> str:
-    """A pytree structure as JSON; structures of unregistered classes are left out, and the graph is then called flat."""
+    """A pytree structure as JSON; one of unregistered classes is left out: the graph is then called flat."""
     if spec is None:
         return ""
     try:
