@@ -317,7 +317,7 @@ def miscounts_results(g: Graph) -> None:
     ("breaks", "what", "mark"),
     [
         (uses_before_definition, "%0 is used before it is defined", "fusion.pointwise(%0)"),
-        (uses_a_stranger, "<input %stranger: f32[N, 4]> is used before it is defined", "aten.linear(%?stranger"),
+        (uses_a_stranger, "<input %stranger: f32[N, 4]> is used before it is defined", "aten.linear(%?stranger"),  # noqa: E501
         (uses_a_value_of_the_region, "is used before it is defined", "aten.max.dim"),
         (has_an_input_twice, "the input 'x' is defined twice", ""),
         (has_a_value_twice, "result 2 names another producer or place", "aten.max.dim"),
@@ -357,7 +357,7 @@ def miscounts_results(g: Graph) -> None:
         (has_sizes_of_its_own_in_a_region, "a region has sizes of its own", "fusion.pointwise"),
         (writes_back_in_a_region, "a region writes back", "fusion.pointwise"),
         (passes_too_much_to_a_region, "the region takes 1 values, the node passes 2", "fusion.pointwise"),
-        (passes_another_type_to_a_region, "a region's parameter is f32[N, 4], its operand %p bool[]", "fusion"),
+        (passes_another_type_to_a_region, "a region's parameter is f32[N, 4], its operand %p bool[]", "fusion"),  # noqa: E501
         (passes_a_literal_to_a_fusion, "a fusion takes values only, not 3", "fusion.pointwise(3)"),
         (passes_another_type_to_a_branch, "a region's parameter is f32[N], its operand %x f32[N, 4]", "cond"),
         (refers_to_no_region, "there is no region ^2", "higher_order.cond"),
@@ -451,7 +451,7 @@ def test_a_loop_is_checked_by_its_body() -> None:
     text = (
         "graph(%n: i64[], %x: f32[2], %y: f32[2])\n"
         "  %0: i64[], %1: f32[2] = higher_order.while_loop(^0, ^1, [%n, %x], [%y]) {\n"
-        "    ^(%a: i64[], %b: f32[2], %c: f32[2])\n    %d: bool[] = aten.gt.Scalar(%a, 0)\n    return %d\n  } {\n"
+        "    ^(%a: i64[], %b: f32[2], %c: f32[2])\n    %d: bool[] = aten.gt.Scalar(%a, 0)\n    return %d\n  } {\n"  # noqa: E501
         "    ^(%a: i64[], %b: f32[2], %c: f32[2])\n    %d: i64[] = aten.sub.Scalar(%a, 1)\n"
         "    %e: f32[2] = aten.mul.Tensor(%b, %c)\n    return %d, %e\n  }\n"
         "  return %1\n"
