@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -34,7 +34,6 @@ _UNBACKED = re.compile(r"u[0-9]+")
 _RESERVED = ("None", "True", "False", "inf", "nan", "min", "max")
 _TERM_OPS = re.compile(r"\*|//|%")
 _MAX_TEXT, _MAX_DIVISIONS = 10_000, 24  # sympy takes seconds over modulus within modulus, 50 deep
-_POINTS, _SPREAD = 24, 1000
 _MAX_ROUNDS = 8  # of simplification; one or two are what it takes
 
 
@@ -62,25 +61,35 @@ def is_symbolic(dim: object) -> bool:
 def equal(a: Dim, b: Dim, bounds: Mapping[str, tuple[int, int | None]]) -> bool:
     """Whether two sizes are the same for all values of their dims, by trying some within their bounds.
 
-    Sizes are polynomials with divisions by small numbers: what agrees at two dozen random points agrees.
+    Sizes are polynomials with divisions by small numbers, minima and maxima: what agrees at the ends of the
+    ranges, beside them and at random points agrees.
     """
     if a == b:
         return True
-    names = sorted(free_names([a, b]))
-    choose = random.Random(0)
-    for _ in range(_POINTS if names else 1):
-        env = {}
-        for name in names:
-            lower, upper = bounds.get(name, (1, None))
-            env[name] = choose.randint(
-                lower, lower + _SPREAD if upper is None else min(upper, lower + _SPREAD)
-            )
+    ranges = {name: bounds.get(name, (1, None)) for name in sorted(free_names([a, b]))}
+    for env in _points(ranges):
         try:
             if evaluate(a, env) != evaluate(b, env):
                 return False
         except ValueError:  # divides by zero here
             continue
     return True
+
+
+def _points(ranges: Mapping[str, tuple[int, int | None]]) -> Iterator[dict[str, int]]:
+    choose = random.Random(0)
+    choices = {}
+    for name, (lower, upper) in ranges.items():
+        last = lower + 1000 if upper is None else upper
+        inner = [choose.randint(lower, last) for _ in range(8)]
+        choices[name] = sorted({lower, min(lower + 1, last), max(last - 1, lower), last, *inner})
+    if len(choices) == 1:
+        yield from ({name: n} for name, found in choices.items() for n in found)
+        return
+    for pick in (0, 1, -2, -1):
+        yield {name: found[pick % len(found)] for name, found in choices.items()}
+    for _ in range(24):
+        yield {name: choose.choice(found) for name, found in choices.items()}
 
 
 def is_size(expr: Dim) -> bool:

@@ -80,8 +80,6 @@ class Graph:
         self._version = 0
         self._analyses: dict[str, Any] = {}
 
-    # -- looking -----------------------------------------------------------------------------------------
-
     @property
     def version(self) -> int:
         """Grows with every edit, of a region too; analyses name the version they were made for."""
@@ -97,17 +95,24 @@ class Graph:
         """Nodes of any of `ops`, in order."""
         return (n for n in self.nodes if n.is_op(*ops))
 
+    def ancestors(self) -> Iterator[Graph]:
+        """The graph itself, the one that it is a region of, and so on outwards."""
+        graph: Graph | None = self
+        while graph is not None:
+            yield graph
+            graph = graph.owner.graph if graph.owner is not None else None
+
     def order(self) -> dict[Node, int]:
         """Position of each node; made once per version."""
-        cached: dict[Node, int] = self.analysis("order", lambda: {n: i for i, n in enumerate(self.nodes)})
-        return cached
+        order: dict[Node, int] = self.analysis("order", lambda: {n: i for i, n in enumerate(self.nodes)})
+        return order
 
     def analysis(self, name: str, make: Callable[[], Any]) -> Any:
         """The analysis of that name for the graph as it stands, made anew where the graph has changed."""
         version, value = self._analyses.get(name, (-1, None))
         if version != self.version:
             value = make()
-            self._analyses[name] = (self.version, value)
+            self.attach(name, value)
         return value
 
     def attach(self, name: str, value: Any) -> None:
@@ -128,8 +133,6 @@ class Graph:
     def result_values(self) -> list[Value]:
         """Values that outlive the graph: results and written-back ones."""
         return [v for v in self.results if isinstance(v, Value)] + list(self.writebacks.values())
-
-    # -- building ----------------------------------------------------------------------------------------
 
     def add_input(self, name: str, type: ValueType) -> Value:
         value = Value(type, name)
@@ -174,9 +177,12 @@ class Graph:
 
         Raises:
             TypeError: the operands do not fit the op's schema.
+            ValueError: a region contains itself, or the place is not in this graph.
             CaptureError: inference fails, since the op refuses the operands.
         """
         self._check_place(before, after)
+        if any(region is around for around in self.ancestors() for region in regions):
+            raise ValueError("a region cannot contain itself")
         node = Node(self, op, (), {}, origin or Origin())
         node.operands, node.kwargs = args, kw = normal_form(op, operands, kwargs or {})
         node.regions = tuple(regions)
@@ -193,13 +199,11 @@ class Graph:
         return node
 
     def set_results(self, results: Sequence[Operand]) -> None:
-        for v in self.results:
-            if isinstance(v, Value):
-                v._result_uses -= 1
+        for v in values_in(self.results):
+            v._result_uses -= 1
         self.results = list(results)
-        for v in self.results:
-            if isinstance(v, Value):
-                v._result_uses += 1
+        for v in values_in(self.results):
+            v._result_uses += 1
         self.version += 1
 
     def set_writeback(self, target: Value, value: Value) -> None:
@@ -213,8 +217,6 @@ class Graph:
     def set_result_type(self, value: Value, type: ValueType) -> None:
         value.type = type
         self.version += 1
-
-    # -- editing -----------------------------------------------------------------------------------------
 
     def replace_uses(self, old: Value, new: Operand) -> None:
         """Put `new` wherever `old` is used, results and write-backs included.
@@ -321,7 +323,7 @@ class Graph:
         return clone(self)
 
     def verify(self) -> Graph:
-        """Check every invariant. Returns the graph; raises VerificationError showing the place."""
+        """Check every invariant. Returns the graph; raises VerificationError."""
         from capture.ir.verify import verify
 
         verify(self)
@@ -366,7 +368,7 @@ class Graph:
         return to_networkx(self)
 
     def to_fx(self) -> torch.fx.GraphModule:
-        """A runnable GraphModule that takes the flat inputs and returns the tuple of results."""
+        """A runnable GraphModule from the flat inputs to the tuple of results."""
         from capture.ir.convert import to_fx
 
         return to_fx(self)

@@ -202,10 +202,8 @@ def context_for(graph: ir.Graph) -> FakeContext:
 
 def _data_dependent(graph: ir.Graph | None) -> set[str]:
     """Names such as ``u0`` among the types of a graph, its regions and the graph that it is a region of."""
-    while graph is not None and graph.owner is not None and graph.owner.graph is not None:
-        graph = graph.owner.graph
     found: set[str] = set()
-    graphs = [] if graph is None else [graph]
+    graphs = [] if graph is None else list(graph.ancestors())[-1:]
     while graphs:
         part = graphs.pop()
         for value in (*part.inputs, *(v for node in part.nodes for v in node.results)):

@@ -152,10 +152,8 @@ class Node:
     @property
     def where(self) -> str | None:
         """The user's lines that the node stands for, as error messages show them; None where unknown."""
-        root = self.graph
-        while root is not None and root.owner is not None and root.owner.graph is not None:
-            root = root.owner.graph
-        ops = [root.captured[i] for i in self.origin.ids if i in root.captured] if root is not None else []
+        captured = {} if self.graph is None else list(self.graph.ancestors())[-1].captured
+        ops = [captured[i] for i in self.origin.ids if i in captured]
         lines = dict.fromkeys(f"{op.location}   {op.code}" for op in ops if op.location and op.code)
         return "\n".join(lines) or str(self.origin) or None
 

@@ -48,6 +48,20 @@ def region_names(region: ir.Graph) -> dict[ir.Value, str]:
 
 def format_node(node: ir.Node, named: dict[ir.Value, str], indent: str = "") -> list[str]:
     """The node's lines: one, or more where it has regions."""
+    lines = [format_call(node, named, indent)]
+    for i, region in enumerate(node.regions):
+        if i:
+            lines.append(f"{indent}}} {{")
+        inner = region_names(region)
+        parameters = ", ".join(f"{inner[v]}: {v.type}" for v in region.inputs)
+        lines += [f"{indent}  ^({parameters})", *_body(region, inner, indent + "  ")]
+    if node.regions:
+        lines.append(f"{indent}}}")
+    return lines
+
+
+def format_call(node: ir.Node, named: dict[ir.Value, str], indent: str = "") -> str:
+    """The node's first line: all of it but the regions."""
     results = ", ".join(f"{named.get(v, '%?')}: {v.type}" for v in node.results)
     operands = [format_operand(v, named) for v in node.operands]
     operands += [f"{k}={format_operand(v, named)}" for k, v in node.kwargs.items()]
@@ -58,16 +72,7 @@ def format_node(node: ir.Node, named: dict[ir.Value, str], indent: str = "") -> 
     if node.regions:
         line += " {"
     origin = str(node.origin)
-    lines = [f"{line.ljust(COMMENT_COLUMN)}  # {origin}" if origin else line]
-    for i, region in enumerate(node.regions):
-        if i:
-            lines.append(f"{indent}}} {{")
-        inner = region_names(region)
-        parameters = ", ".join(f"{inner[v]}: {v.type}" for v in region.inputs)
-        lines += [f"{indent}  ^({parameters})", *_body(region, inner, indent + "  ")]
-    if node.regions:
-        lines.append(f"{indent}}}")
-    return lines
+    return f"{line.ljust(COMMENT_COLUMN)}  # {origin}" if origin else line
 
 
 def format_operand(operand: Any, named: dict[ir.Value, str]) -> str:

@@ -26,6 +26,11 @@ def verify(graph: ir.Graph) -> None:
     Raises:
         VerificationError: the first thing found wrong.
     """
+    for name, bounds in graph.dims.items():
+        if not dims.is_name(name):
+            raise VerificationError(f"a size cannot be named {name!r}")
+        if bounds.lower < 0 or (bounds.upper is not None and bounds.upper < bounds.lower):
+            raise VerificationError(f"the range {bounds} of the size {name!r} is empty or negative")
     _Check(graph, text.names(graph), context_for(graph)).run()
 
 
@@ -75,7 +80,7 @@ class _Check:
 
     def line(self, node: ir.Node) -> str:
         try:
-            return text.format_node(node, self.named)[0]
+            return text.format_call(node, self.named)
         except (TypeError, ValueError):  # what is wrong with it may be just that it cannot be printed
             return f"{op_name(node.op)}(...)"
 
@@ -100,11 +105,6 @@ class _Check:
 
     def input_dims(self) -> set[str]:
         """Names of the sizes that the inputs tell. Each has a range; only data decide the others."""
-        for name, bounds in self.graph.dims.items():
-            if not dims.is_name(name):
-                self.fail(f"a size cannot be named {name!r}")
-            if bounds.lower < 0 or (bounds.upper is not None and bounds.upper < bounds.lower):
-                self.fail(f"the range {bounds} of the size {name!r} is empty or negative")
         known: set[str] = set()
         for value in self.graph.inputs:
             for name in sorted(type_names(value.type)):
