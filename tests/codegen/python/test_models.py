@@ -71,6 +71,79 @@ def test_a_cache_is_written(level: int) -> None:
     assert f.recompiles == 0
 
 
+class Selected(nn.Module):
+    """A convolution over a batch that the data decide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm(self.conv(x[mask])))
+        return self.fc(y.mean((2, 3)))
+
+
+class Branching(nn.Module):
+    """Convolutions before, inside and after a condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.point = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        z = torch.cond(
+            y.sum() > 0,
+            lambda t: torch.relu(self.point(t)) + 1,
+            lambda t: self.point(t).tanh(),
+            [y],
+        )
+        return self.point(z)
+
+
+class Residual(nn.Module):
+    """One convolution over and over, each time added to what it read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.same = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for _ in range(2):
+            x = self.same(x) + x
+        a, b = self.conv(x).chunk(2, 1)
+        y = self.same(a) + b
+        y.add_(1)
+        gated = self.same(y) * torch.sigmoid(b)
+        return x.amax((2, 3)).argsort(-1), torch.cat([y, gated], 1).contiguous().view(x.shape[0], -1)
+
+
+def mask(*chosen: int) -> torch.Tensor:
+    return torch.tensor(chosen, dtype=torch.bool)
+
+
+HANDMADE: dict[str, tuple[type[nn.Module], list[tuple[torch.Tensor, ...]]]] = {
+    "selected": (
+        Selected,
+        [(torch.randn(4, 3, 6, 6), mask(*chosen)) for chosen in ((1, 0, 1, 1), (0, 0, 0, 0), (1, 1, 1, 1))],
+    ),
+    "branching": (Branching, [(torch.randn(n, 3, 6, 6) + shift,) for n, shift in ((2, 0), (5, -9), (3, 9))]),
+    "residual": (Residual, [(torch.randn(n, 4, 6, 6),) for n in (2, 1, 5)]),
+}
+
+
+@pytest.mark.parametrize("name", HANDMADE)
+def test_handmade_networks(name: str) -> None:
+    make, calls = HANDMADE[name]
+    model = make().eval()
+    shapes = None if name == "selected" else ({0: torch.export.Dim("N", min=1, max=8)},)
+    f = runtime.compile(model, calls[0], backend="aten", dynamic_shapes=shapes)
+    for args in calls:
+        parity = runtime.compare(model, f, args)
+        assert parity.ok, parity.reason
+        assert parity.reference == ("fp64 graph" if name == "branching" else "fp64 model")
+
+
 def transformer(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A tiny model with random weights, and its inputs."""
     import transformers as t

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 
 from capture.ir import Graph
+from codegen import python
 from passes import optimize
-from runtime.executables import AtenExecutable
+from runtime.executables import AtenExecutable, bound_constants
 from tests.random_graphs import EPSILON, Case, cases, close, coarsest, flat_run
 
 ORDERS = [list(order) for order in itertools.permutations(["layout", "fuse", "lower"])]
@@ -62,3 +63,14 @@ def test_level_two_with_a_symbolic_batch(case: Case) -> None:
 @given(case=cases(dtypes=[torch.float32], families=["conv_norm", "binary", "unary", "twin", "linear"]))
 def test_convolutions_and_residuals(case: Case) -> None:
     assert_generated_code_agrees(case, optimize(case.graph, 2))
+
+
+@settings(max_examples=40)
+@given(case=cases())
+def test_the_source_is_made_of_the_text_alone(case: Case) -> None:
+    after = optimize(case.graph, 2, disable=["memory"])
+    source = python.emit(after)
+    again = Graph.parse(str(after)).bind(bound_constants(after))
+    assert str(again) == str(after)
+    assert python.emit(again).splitlines()[1:] == source.splitlines()[1:]  # the first line names the graph
+    assert python.emit(optimize(case.graph, 2, disable=["memory"])) == source
