@@ -56,7 +56,7 @@ def test_an_arena_holds_what_the_plan_says() -> None:
         "arenas.append(m)",
         "return [v3]",
     ]
-    size = re.search(r"memory = torch\.empty\((\d+), dtype=torch\.uint8\)", python.emit(after))
+    size = re.search(r"memory = torch\.empty\((\d+), dtype=torch\.uint8", python.emit(after))
     assert size is not None
     assert int(size[1]) == after.memory_plan.in_arena_bytes
     assert_right(graph, after, *([torch.randn(8, 16)] for _ in range(2)))
