@@ -63,6 +63,8 @@ def test_an_interrupt_says_what_was_going_on_and_leaves_nothing(
     process = subprocess.Popen(
         command("slow", "--optimize"),
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell starts what it runs in the background with interrupts ignored, and the tests with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         assert "begun\n" in iter(process.stdout.readline, "")
