@@ -93,12 +93,24 @@ def chain(anchor: str, *steps: str, other: str = "") -> str:
     return "\n".join([*lines, f"  return %{len(steps)}", ""])
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("anchor", ANCHORS)
 @pytest.mark.parametrize(("step", "options"), EPILOGUES)
-def test_every_unary_epilogue(anchor: str, step: str, options: str) -> None:
-    after = run(parse(chain(anchor, step)), ["fuse", "lower"])
-    assert f"via onednn.{anchor}({options})" in str(after)
-    assert_right(parse(chain(anchor, step)), after)
+def test_every_unary_epilogue(dtype: str, anchor: str, step: str, options: str) -> None:
+    text = chain(anchor, step).replace("f32", dtype)
+    after = run(parse(text), ["fuse", "lower"])
+    if dtype == "f32" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert f"via onednn.{anchor}({options})" in str(after)
+    assert_right(parse(text), after)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("anchor", ANCHORS)
+@pytest.mark.parametrize("op", ["add", "mul"])
+def test_every_binary_epilogue(dtype: str, anchor: str, op: str) -> None:
+    for step in (f"aten.{op}.Tensor(%0, %r)", f"aten.{op}.Tensor(%r, %0)"):
+        graph = parse(chain(anchor, step, "aten.relu(%1)").replace("f32", dtype))
+        assert_right(graph, run(graph, ["fuse", "lower"]))
 
 
 def test_the_list_of_epilogues_above_is_whole() -> None:
