@@ -72,7 +72,7 @@ def bind(graph: ir.Graph, state: Mapping[str, torch.Tensor]) -> ir.Graph:
         KeyError: `state` lacks a constant.
         TypeError: a tensor has another dtype or shape than its constant.
     """
-    constants = list(_constants(graph))
+    constants = list(constants_of(graph))
     missing = [c.name for c in constants if c.name not in state]
     if missing:
         more = f" and {len(missing) - 1} more" * (len(missing) > 1)
@@ -87,8 +87,9 @@ def bind(graph: ir.Graph, state: Mapping[str, torch.Tensor]) -> ir.Graph:
     return graph
 
 
-def _constants(graph: ir.Graph) -> Iterator[ir.Constant]:
+def constants_of(graph: ir.Graph) -> Iterator[ir.Constant]:
+    """Constants of a graph and of its regions."""
     yield from graph.constants.values()
     for node in graph.nodes:
         for region in node.regions:
-            yield from _constants(region)
+            yield from constants_of(region)
