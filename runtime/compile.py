@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from capture import capture
 from capture.errors import GuardError, UsageError
-from capture.ir import Graph
+from capture.ir import Graph, TensorType
 from capture.ir.interpreter import flatten_inputs
 from passes import optimize
 from passes.base import Pass
@@ -81,6 +81,7 @@ class Compiled:
         self._single = spec is not None and spec.is_leaf()
         self._eager = self.module if isinstance(self.executable, EagerExecutable) else None
         self._training = self.module is not None and self.module.training
+        self._devices = _device_types(self.captured)
 
     @property
     def backend(self) -> str:
@@ -94,12 +95,7 @@ class Compiled:
         if self._eager is not None:  # the model looks after its own inputs
             with torch.no_grad():
                 return self._eager(*args, **kwargs)
-        if self.module is not None and self.module.training != self._training:
-            raise GuardError(
-                f"captured {_mode(self._training)}, the model is {_mode(not self._training)} now",
-                why="dropout and normalisation differ between the two",
-                hint="model.eval(), or compile it again",
-            )
+        self._check_mode()
         flat = args if self._flat_args and not kwargs else flatten_inputs(self.captured, args, kwargs)
         self._inputs.check(flat)
         if self._weights is not None and not self._weights.fresh:
@@ -112,6 +108,20 @@ class Compiled:
         if spec is None:
             return results[0] if len(results) == 1 else tuple(results)
         return pytree.tree_unflatten(results, spec)
+
+    def _check_mode(self) -> None:
+        if self.module is not None and self.module.training != self._training:
+            raise GuardError(
+                f"captured {_mode(self._training)}, the model is {_mode(not self._training)} now",
+                why="dropout and normalisation differ between the two",
+                hint="model.eval(), or compile it again",
+            )
+        if any(map(torch.is_autocast_enabled, self._devices)):
+            raise GuardError(
+                "captured without torch.autocast, called under it",
+                why="the captured operators compute in the dtypes that they were captured with",
+                hint="call it with autocast off, or compile model.to(torch.bfloat16)",
+            )
 
     def _guard_weights(self) -> WeightGuards | None:
         """Eager reads the module's own weights: there is nothing to go stale."""
@@ -234,6 +244,11 @@ def _is_flat(graph: Graph) -> bool:
         return True
     flat = ((0,) * len(graph.inputs), {})
     return bool(pytree.tree_structure(flat) == spec)
+
+
+def _device_types(graph: Graph) -> list[str]:
+    values = (*graph.inputs, *graph.constants.values(), *(v for n in graph.nodes for v in n.results))
+    return sorted({v.type.device.type for v in values if isinstance(v.type, TensorType)})
 
 
 def _mode(training: bool) -> str:

@@ -363,6 +363,22 @@ def test_buffers_are_written(backend: str) -> None:
     assert f.recompiles == 0
 
 
+@pytest.mark.parametrize("backend", ["aten", "onnx"])
+def test_autocast_is_noticed(backend: str) -> None:
+    """Eager would compute in bfloat16; what was captured does not."""
+    model, x = small_net(), torch.randn(2, 3, 6, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        f = runtime.compile(model, (x,), backend=backend)
+        with pytest.raises(GuardError, match=r"captured without torch\.autocast, called under it"):
+            f(x)
+        with torch.autocast("cpu", enabled=False):
+            assert_same(f, model, x)
+    assert_same(f, model, x)
+    eager = runtime.compile(model, (x,), backend="eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert eager(x).dtype == torch.bfloat16
+
+
 def test_dropout_in_training_draws_anew() -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5)).train()
     x = torch.ones(4, 64)
