@@ -247,8 +247,10 @@ def _is_flat(graph: Graph) -> bool:
 
 
 def _device_types(graph: Graph) -> list[str]:
+    """Where the graph computes, of those that know autocast."""
     values = (*graph.inputs, *graph.constants.values(), *(v for n in graph.nodes for v in n.results))
-    return sorted({v.type.device.type for v in values if isinstance(v.type, TensorType)})
+    found = {v.type.device.type for v in values if isinstance(v.type, TensorType)}
+    return sorted(filter(torch.amp.is_autocast_available, found))
 
 
 def _mode(training: bool) -> str:
