@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capture.ir import Constant, Graph, Node, Origin, Value
+from capture.ir.memory import identity
 from passes.aliases import Aliases
 from passes.base import Pass, PassResult, register_pass
 from passes.ledger import REPLACED, Fate, fates_of
@@ -80,8 +81,7 @@ def merge_constants(graph: Graph) -> int:
         # An empty tensor has no address; one that is returned or written back is itself wanted.
         if tensor is None or not tensor.numel() or constant.is_result or constant in graph.writebacks:
             continue
-        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
-        twin = first.setdefault(place, constant)
+        twin = first.setdefault(identity(tensor), constant)
         if twin is not constant and constant.num_uses:
             graph.replace_uses(constant, twin)
             merged += 1

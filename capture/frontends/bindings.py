@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from capture.errors import CaptureError
 from capture.ir import Constant, Graph, LiteralType, TensorType
+from capture.ir.memory import identity
 from capture.ir.text import format_literal
 
 __all__ = ["Constants", "add_literal_input"]
@@ -40,7 +41,7 @@ class Constants:
 
     def add(self, name: str, tensor: torch.Tensor, type: TensorType) -> Constant:
         """The constant of that tensor; bound, unless the tensor is fake."""
-        key = _identity(tensor)
+        key = identity(tensor)
         if key not in self._known:
             fake = isinstance(tensor, FakeTensor) or tensor.is_meta
             self._known[key] = self.graph.add_constant(name, type if fake else tensor)
@@ -50,10 +51,3 @@ class Constants:
         for name, constant in list(self.graph.constants.items()):
             if not constant.num_uses and constant not in self.graph.writebacks:
                 self.graph.erase_constant(name)
-
-
-def _identity(tensor: torch.Tensor) -> Any:
-    if isinstance(tensor, FakeTensor) or tensor.layout is not torch.strided or not tensor.numel():
-        return id(tensor)
-    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
-    return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)

@@ -16,9 +16,13 @@ from torch.fx.proxy import TraceError
 from capture.errors import CaptureError
 from capture.frontends.source import Frame, Sources, innermost_user_frame, is_user_file, parse_stack
 
-__all__ = ["Failure", "combined_error", "user_frame"]
+__all__ = ["Failure", "UnsoundError", "combined_error", "user_frame"]
 
 _LONGEST = 200  # characters of a foreign error's first line
+
+
+class UnsoundError(CaptureError):
+    """The graph that a front end has made, or would make, does something else than the model."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def combined_error(failures: Sequence[Failure]) -> CaptureError:
     if first.kind == "size" and sized:
         return _size_error(sized)
     ours = [f.error for f in failures if isinstance(f.error, CaptureError)]
-    if ours and (len(failures) == 1 or "keeps a tensor" in ours[0].what):
+    if ours and (len(failures) == 1 or isinstance(ours[0], UnsoundError)):
         return max(ours, key=lambda e: e.where is not None)
     why = f"{first.frontend}: {first.reason}"
     for failure in failures[1:]:

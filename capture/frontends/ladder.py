@@ -14,14 +14,15 @@ from torch._guards import TracingContext
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from capture.errors import CaptureError, ModelError, UsageError
+from capture.errors import ModelError, UsageError
 from capture.frontends.dispatch import capture_with_dispatch
 from capture.frontends.export import capture_exported, capture_with_export
-from capture.frontends.failures import Failure, combined_error, user_frame
+from capture.frontends.failures import Failure, UnsoundError, combined_error, user_frame
 from capture.frontends.fx import capture_graph_module, capture_with_fx
 from capture.frontends.quiet import noting_assignments, silence
+from capture.frontends.sharing import apart, blame, check_writes
 from capture.frontends.soundness import agrees, equal, is_real, run_aside
-from capture.frontends.state import StateGuard
+from capture.frontends.state import ModelState, StateGuard
 from capture.ir import Graph
 
 __all__ = ["FRONTENDS", "capture"]
@@ -34,6 +35,7 @@ _LADDER: dict[str, tuple[str, FrontEnd]] = {
     "fx": ("torch.fx", capture_with_fx),
     "dispatch": ("dispatch tracing", capture_with_dispatch),
 }
+_UNSURE = ("torch.fx", "dispatch tracing")  # what these trace is run, and compared with the model
 FRONTENDS = ("auto", "export", "fx", "dispatch")
 
 
@@ -68,7 +70,7 @@ def capture(
     if isinstance(model, ExportedProgram):
         return capture_exported(model)
     module, given = _checked(model, args)
-    given, named = _apart(given, dict(kwargs or {}))
+    given, named = apart(module, given, dict(kwargs or {}))
     failures: list[Failure] = []
     for name, step in _steps(module, frontend):
         try:
@@ -83,20 +85,6 @@ def capture(
         graph.attempts = [*((f.frontend, f.reason) for f in failures), (name, "taken")]
         return graph
     raise combined_error(failures) from failures[0].error
-
-
-def _apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with a tensor that is given twice cloned: tracers would take the two inputs for one."""
-    seen: set[int] = set()
-
-    def leaf(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            if id(value) in seen:
-                return value.detach().clone()
-            seen.add(id(value))
-        return value
-
-    return pytree.tree_map(leaf, (args, kwargs))
 
 
 def _checked(model: Any, args: Any) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -138,37 +126,40 @@ def _attempt(
 ) -> Graph:
     """One front end; refuses what it has taken where the graph would not do what the model does."""
     guard = StateGuard(model)
-    with guard, silence(), noting_assignments() as assigned:
-        graph = step(model, args, kwargs, shapes)
+    try:
+        with guard, silence(), noting_assignments() as assigned:
+            graph = step(model, args, kwargs, shapes)
+    except (AssertionError, RuntimeError) as error:
+        blame(error, model)
+        raise
+    check_writes(graph, pytree.tree_leaves((args, kwargs)))
     changed = [*guard.changed, *assigned]
-    if (changed or name == "torch.fx") and is_real(args, kwargs):
-        _check(name, graph, model, args, kwargs, changed)
+    unsure = name in _UNSURE or ModelState(model).shares_memory
+    if (changed or unsure) and is_real(args, kwargs):
+        first = _check_calls(model, args, kwargs, changed)
+        if unsure and not agrees(graph, model, first, args, kwargs):
+            why = "Symbolic tracing sees no tensors: isinstance(x, torch.Tensor), say, is false in it."
+            raise UnsoundError(
+                f"{name} traced something else than the model does on the example inputs",
+                why=why if name == "torch.fx" else "It does not see every write to a tensor.",
+            )
     return graph
 
 
-def _check(
-    name: str,
-    graph: Graph,
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    changed: Sequence[str],
-) -> None:
-    """Run the model twice. Raises CaptureError where the calls differ, or the graph from them."""
+def _check_calls(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], changed: Sequence[str]
+) -> Any:
+    """Run the model twice; returns what it did. Raises UnsoundError where the calls differ."""
     first, second = run_aside(model, args, kwargs, times=2)
     if not equal(first, second, exact=True):
         plain = [path for path in changed if "[" not in path]
-        raise CaptureError(
+        raise UnsoundError(
             "the model keeps a tensor from one call to the next",
             where=f"in its attribute {plain[0]}" if plain else None,
             why="Only registered buffers may carry a tensor over.",
             hint="self.register_buffer(name, tensor) in __init__",
         )
-    if name == "torch.fx" and not agrees(graph, first, args, kwargs):
-        raise CaptureError(
-            "torch.fx traced something else than the model does on the example inputs",
-            why="Symbolic tracing sees no tensors: isinstance(x, torch.Tensor), say, is false in it.",
-        )
+    return first
 
 
 def _run_eagerly(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

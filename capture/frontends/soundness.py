@@ -22,10 +22,13 @@ def run_aside(
     """Run the model on copies of the arguments, each time with the same random numbers and buffers.
 
     What it keeps elsewhere is carried from run to run. In the end all that it did is undone.
+
+    Returns:
+        Of each run what the model returned, and what it left in the arguments and the buffers.
     """
     held = [t for t in ModelState(model).tensors.values() if not isinstance(t, nn.Parameter)]
     kept = {t: t.detach().clone() for t in held}
-    buffers = {t: kept[t] for t in model.buffers()}
+    buffers = {t: t.detach().clone() for t in model.buffers()}
     tables = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     outputs = []
     try:
@@ -33,7 +36,8 @@ def run_aside(
             for _ in range(times):
                 given, named = pytree.tree_map(_copied, (args, dict(kwargs)))
                 torch.manual_seed(0)
-                outputs.append(pytree.tree_map(_copied, model(*given, **named)))
+                result = model(*given, **named)
+                outputs.append(pytree.tree_map(_copied, (result, given, named, dict(model.named_buffers()))))
                 for table, entries in tables:
                     table.update(entries)
                 _restore(buffers)
@@ -54,8 +58,10 @@ def is_real(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return all(type(v) in (torch.Tensor, nn.Parameter) for v in leaves if isinstance(v, torch.Tensor))
 
 
-def agrees(graph: Graph, expected: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the graph gives these results on these arguments, up to rounding.
+def agrees(
+    graph: Graph, model: nn.Module, expected: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether the graph does to these arguments and the model's buffers what `run_aside` saw, up to rounding.
 
     A graph that draws random numbers is not compared: it may draw them in another order.
     """
@@ -66,9 +72,10 @@ def agrees(graph: Graph, expected: Any, args: tuple[Any, ...], kwargs: Mapping[s
     kept = {tensor: tensor.clone() for tensor in targets}
     try:
         result = graph.run(*given, **named)
+        found = pytree.tree_map(_copied, (result, given, named, dict(model.named_buffers())))
     finally:
         _restore(kept)
-    return equal(expected, result)
+    return equal(expected, found)
 
 
 def _copied(value: Any) -> Any:

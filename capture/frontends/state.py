@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+
+from capture.errors import CaptureError
+from capture.ir.memory import identity, overlapping
 
 __all__ = ["ModelState", "StateGuard"]
 
@@ -46,6 +49,8 @@ class _Slot:
 class ModelState:
     """The tensors that a model holds, each once, by the first path that leads to it.
 
+    Two tensors that are the same memory in the same form are one: what is written to one is read from both.
+
     Attributes:
         tensors: path -> tensor.
         reassigned: after a run, path -> the new tensor that the model put in the place of a buffer.
@@ -57,13 +62,14 @@ class ModelState:
 
     def __post_init__(self) -> None:
         self._slots = list(self._find_slots())
-        self._path_of: dict[int, str] = {}
+        self._paths: dict[Hashable, list[str]] = {}  # of each tensor
         for slot in self._slots:
             for i, leaf in enumerate(pytree.tree_leaves(slot.original)):
-                if isinstance(leaf, torch.Tensor) and id(leaf) not in self._path_of:
+                if isinstance(leaf, torch.Tensor):
                     path = slot.path if leaf is slot.original else f"{slot.path}.{i}"
-                    self._path_of[id(leaf)] = path
-                    self.tensors[path] = leaf
+                    paths = self._paths.setdefault(identity(leaf), [])
+                    paths.append(path)
+                    self.tensors.setdefault(paths[0], leaf)
 
     def _find_slots(self) -> Iterator[_Slot]:
         """Parameters of all modules, then buffers, then attributes: a tied tensor has a parameter's name."""
@@ -77,12 +83,23 @@ class ModelState:
                     if value is not None:
                         yield _Slot(f"{prefix}.{key}" if prefix else key, kind, table, key, value)
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a tensor that is no parameter is the same memory as another one, or overlaps it."""
+        held = {path: t for path, t in self.tensors.items() if not isinstance(t, nn.Parameter)}
+        several = any(len(self._paths[identity(tensor)]) > 1 for tensor in held.values())
+        return several or any(not held.keys().isdisjoint(pair) for pair in overlapping(self.tensors))
+
     @contextmanager
     def swapped(self, traced: Mapping[str, Any]) -> Iterator[None]:
-        """Run with the tensor of each path replaced; then note reassigned buffers, and put all back."""
+        """Run with the tensor of each path replaced; then note reassigned buffers, and put all back.
+
+        Raises:
+            CaptureError: a buffer was reassigned that is the same memory as another tensor of the model.
+        """
 
         def replace(leaf: Any) -> Any:
-            return traced[self._path_of[id(leaf)]] if id(leaf) in self._path_of else leaf
+            return traced[self._paths[identity(leaf)][0]] if isinstance(leaf, torch.Tensor) else leaf
 
         installed = [pytree.tree_map(replace, slot.original) for slot in self._slots]
         for slot, value in zip(self._slots, installed, strict=True):
@@ -92,12 +109,23 @@ class ModelState:
             for slot, value in zip(self._slots, installed, strict=True):
                 now = slot.table.get(slot.key)
                 if slot.kind == "_buffers" and now is not value and isinstance(now, torch.Tensor):
-                    self.reassigned[slot.path] = now
+                    self._reassign(slot, now)
         finally:
             for slot, value in zip(self._slots, installed, strict=True):
                 # An attribute that the model assigned is left for StateGuard to see.
                 if slot.kind != "__dict__" or slot.table.get(slot.key) is value:
                     slot.table[slot.key] = slot.original
+
+    def _reassign(self, slot: _Slot, now: Any) -> None:
+        paths = self._paths[identity(slot.original)]
+        if len(paths) > 1:
+            other = next(path for path in paths if path != slot.path)
+            raise CaptureError(
+                f"the model assigns its buffer {slot.path}, which is one tensor with {other}",
+                why=f"The graph would write to both; in PyTorch {other} keeps its value.",
+                hint=f"a buffer of its own: self.register_buffer({slot.key!r}, tensor.clone())",
+            )
+        self.reassigned[slot.path] = now
 
 
 class StateGuard:

@@ -18,6 +18,7 @@ import torch
 from capture.errors import CaptureError
 from capture.ir import graph as ir
 from capture.ir.copying import constants_of
+from capture.ir.memory import identity
 from capture.ir.origin import CapturedOp, Origin
 from capture.ir.parse import parse
 from capture.ir.specs import dump_spec, load_spec
@@ -138,7 +139,7 @@ def _tensors(graph: ir.Graph) -> tuple[dict[str, torch.Tensor], Keys, dict[str, 
             keys.append(None)
             continue
         plain = _plain(constant.name, held)
-        same = (held.data_ptr(), held.dtype, held.shape, held.stride()) if held.numel() else constant
+        same = identity(held)
         if same not in written:
             key, n = constant.name, 1
             while key in tensors:  # a region's constant may be named like another one
