@@ -43,6 +43,10 @@ class Pass:
         """Edit `graph` in place."""
         raise NotImplementedError(f"{type(self).__name__} has no run()")
 
+    def at(self, level: int) -> Pass:
+        """The pass as a pipeline of that level runs it: itself, where the level says nothing to it."""
+        return self
+
 
 @dataclass(frozen=True)
 class PassRecord:

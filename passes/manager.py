@@ -52,7 +52,7 @@ def optimize(
         raise UsageError(
             f"there is no optimisation level {level}", hint=f"one of {', '.join(map(str, PIPELINES))}"
         )
-    pipeline = [make_pass(p) for p in (PIPELINES[level] if passes is None else passes)]
+    pipeline = [make_pass(p).at(level) for p in (PIPELINES[level] if passes is None else passes)]
     left_out = {make_pass(name).name for name in disable}
     work = graph.clone()
     if verify:

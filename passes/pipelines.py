@@ -14,6 +14,9 @@ PIPELINES: dict[int, tuple[str, ...]] = {
     1: (
         "recompose",  # lift decomposed ops, so that every later pass sees one vocabulary
         *CLEAN,
+        "rewrite",  # rules are written in that vocabulary, and in the form that clean-up leaves
+        "simplify",  # what replacements leave between each other
+        "fold-constants",  # the weights that they join
         "fold-batch-norm",  # after clean-up: dropout between, or computed statistics, would hide the pair
         "eliminate-dead-code",  # the weights from before the folding
     ),

@@ -1,0 +1,168 @@
+"""Apply the registered rules: wherever a pattern occurs, put its replacement.
+
+    register_rule("silu", lambda x: x * torch.sigmoid(x), F.silu, (torch.randn(2),))
+
+    %0 = aten.sigmoid(%x)               ==>     %0 = aten.silu(%x)
+    %1 = aten.mul.Tensor(%0, %x)
+
+Pattern and replacement are PyTorch functions (docs/rules.md). Operands that commute are tried both ways; a
+copy, a widening cast or a broadcast between the matched operators is no hindrance. Goes on until no rule
+applies; of two rules for one place the larger pattern wins, then the one registered first.
+
+Does not fire where an inner value is used outside of the match or returned, where the replacement's type is
+another one, where the guard says no, over random or effectful operators, where an operand is computed from a
+result, where a caller could notice shared memory, or, with `check`, where the two sides differ on recorded or
+random operands.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from capture.errors import CaptureError, UsageError
+from capture.ir import Constant, Graph, Node, Value, op_name
+from passes.aliases import Aliases
+from passes.base import Pass, PassResult, register_pass
+from passes.ledger import KEPT, REPLACED, Fate
+from passes.queries import nested_graphs
+from passes.rewriting.apply import Refused, apply, replacement_of
+from passes.rewriting.match import NO, Match, matches, refusal
+from passes.rewriting.rule import Rule, rules
+
+log = logging.getLogger("capture.passes.rewrite")
+
+_ALWAYS = 3  # the highest level: without one told, every rule runs
+
+
+@register_pass
+@dataclass(frozen=True)
+class Rewrite(Pass):
+    name = "rewrite"
+    reason = "part of what a rule replaced"
+    rules: str = ""  # names joined by `+`; those of the level where empty
+    level: int = 0  # the rules of this level and below; 0 for that of the pipeline
+    check: bool = False  # run both sides of each application and compare
+
+    def run(self, graph: Graph) -> PassResult:
+        done = _Rewriting(self._chosen())
+        for inner in nested_graphs(graph, fusions=False):
+            done.run(inner)
+        return PassResult(bool(done.applied), dict(done.applied), done.fates)
+
+    def at(self, level: int) -> Pass:
+        return self if self.level else replace(self, level=level)
+
+    def _chosen(self) -> list[Rule]:
+        known = rules()
+        if not self.rules:
+            return [rule for rule in known.values() if rule.level <= (self.level or _ALWAYS)]
+        names = self.rules.split("+")
+        for name in names:
+            if name not in known:
+                raise UsageError(f"there is no rule named {name!r}", hint=", ".join(known) or "register_rule")
+        return [known[name] for name in names]
+
+
+@dataclass
+class _Rewriting:
+    """The rules at work on one graph and its regions."""
+
+    chosen: list[Rule]
+    applied: Counter[str] = field(default_factory=Counter)
+    fates: dict[int, Fate] = field(default_factory=dict)
+    constants: dict[Any, Constant] = field(default_factory=dict)
+
+    def run(self, graph: Graph) -> None:
+        """Apply rules until none fires.
+
+        Raises:
+            CaptureError: they never end; names the rules that go on.
+        """
+        by_root = self._by_root(graph)
+        if not any(node.op in by_root for node in graph.nodes):
+            return
+        aliases = Aliases(graph)
+        depth = max(rule.skeleton.size for found in by_root.values() for rule in found) + 2
+        waiting = deque(reversed(graph.nodes))
+        queued = set(waiting)
+        limit, last = 4 * len(graph.nodes) + 100, deque[str](maxlen=20)
+        while waiting:
+            node = waiting.popleft()
+            queued.discard(node)
+            if node.graph is not graph:
+                continue
+            changed = next(
+                filter(None, (self._try(rule, graph, node, aliases) for rule in by_root.get(node.op, ()))),
+                None,
+            )
+            if changed is None:
+                continue
+            last.append(changed[0])
+            limit -= 1
+            if not limit:
+                raise CaptureError(
+                    f"the rules {', '.join(dict.fromkeys(last))} apply again and again",
+                    where=rules()[last[-1]].where if last[-1] in rules() else None,
+                    why="What a rule puts in is matched anew by it, or by another one.",
+                    hint="a guard, or a replacement that does not hold its own pattern",
+                )
+            again = _below(changed[1], depth) - queued
+            queued |= again
+            waiting += sorted(again, key=graph.order().__getitem__, reverse=True)
+
+    def _by_root(self, graph: Graph) -> dict[Any, list[Rule]]:
+        """The rules by the operator that they begin at. Those whose anchors do not occur stay untraced."""
+        occurring = {n.op for n in graph.nodes} | {getattr(n.op, "overloadpacket", None) for n in graph.nodes}
+        near = [r for r in self.chosen if not r.anchors or not occurring.isdisjoint(r.anchors)]
+        found: dict[Any, list[Rule]] = {}
+        for rule in sorted(near, key=lambda r: -r.skeleton.size):
+            for op in rule.roots:
+                found.setdefault(op, []).append(rule)
+        return found
+
+    def _try(self, rule: Rule, graph: Graph, node: Node, aliases: Aliases) -> tuple[str, list[Value]] | None:
+        """Apply one rule at one node: its name and the values to look below anew, or None."""
+        if node.graph is not graph:
+            return None
+        for match in matches(rule, graph, node, _miss):
+            try:
+                if reason := refusal(match):
+                    raise Refused(reason)
+                made = replacement_of(match)
+                origin = match.origin
+                mapping = apply(match, made, aliases, self.constants)
+            except Refused as error:
+                self._refuse(match, str(error))
+                continue
+            self.applied[rule.name] += 1
+            reason = f"by the rule {rule.name} ({rule.where.split('   ')[0]})"
+            self.fates.update(dict.fromkeys(origin.ids, Fate(REPLACED, reason=reason)))
+            log.debug("%s: applied at %s", rule.name, origin)
+            return rule.name, [*match.leaves, *mapping.values()]
+        return None
+
+    def _refuse(self, match: Match, reason: str) -> None:
+        log.debug("%s: refused at %s: %s", match.rule.name, match.origin, reason)
+        if reason == NO:
+            return
+        fate = Fate(KEPT, reason=f"the rule {match.rule.name} was refused: {reason}")
+        for number in match.origin.ids:
+            self.fates.setdefault(number, fate)
+
+
+def _miss(rule: Rule, node: Node, reason: str) -> None:
+    log.debug("%s: no match at %s %s: %s", rule.name, op_name(node.op), node.origin, reason)
+
+
+def _below(values: list[Value], depth: int) -> set[Node]:
+    """Nodes that a pattern of that depth may find changed: users, theirs, and so on."""
+    found: set[Node] = set()
+    level = dict.fromkeys(values)
+    for _ in range(depth):
+        users = dict.fromkeys(u for v in level for u in v.users if u not in found)
+        found.update(users)
+        level = dict.fromkeys(v for node in users for v in node.results)
+    return found

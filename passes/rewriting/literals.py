@@ -1,0 +1,83 @@
+"""When a literal of a pattern and one of a graph say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+import torch
+
+from capture.ir import Constant, Graph, Node, Range, TensorType, dims
+from capture.ir.dims import Dim
+from passes.queries import fixed_tensor, packet_name
+
+__all__ = ["number_of", "same_literal", "same_shape", "same_type", "similar_literal"]
+
+_AXES = ("dim", "dim0", "dim1", "start_dim", "end_dim", "axis")
+_GROW = ("aten.unsqueeze", "aten.stack")  # their axis counts in the result
+
+
+def number_of(graph: Graph, operand: Any) -> int | float | None:
+    """The number that an operand is: a literal, or a constant of no dims, which acts as one."""
+    if isinstance(operand, Constant):
+        tensor = fixed_tensor(graph, operand)
+        if tensor is None or tensor.dim() or tensor.is_complex() or tensor.dtype is torch.bool:
+            return None
+        number: int | float = tensor.item()
+        return number
+    return operand if isinstance(operand, (int, float)) and not isinstance(operand, bool) else None
+
+
+def similar_literal(graph: Graph, wanted: Any, given: Any) -> bool:
+    """Whether the two may be the same once the sizes are known that the pattern may compute with."""
+    return _kind(graph, wanted) == _kind(graph, given) and (not isinstance(wanted, str) or wanted == given)
+
+
+def _kind(graph: Graph, literal: Any) -> Any:
+    if isinstance(literal, sympy.Expr) or number_of(graph, literal) is not None:
+        return "number"
+    if isinstance(literal, (list, tuple)):
+        return "list"
+    return type(literal)
+
+
+def same_literal(graph: Graph, wanted: Any, given: Any, node: Node, argument: str) -> bool:
+    """Equal in kind and value; 1 is 1.0, but not True; an axis may be counted from either end."""
+    if isinstance(wanted, (list, tuple)) and isinstance(given, (list, tuple)):
+        return len(wanted) == len(given) and all(
+            same_literal(graph, a, b, node, argument) for a, b in zip(wanted, given, strict=True)
+        )
+    if isinstance(wanted, sympy.Expr) or isinstance(given, sympy.Expr):
+        sizes = isinstance(wanted, (int, sympy.Expr)) and isinstance(given, (int, sympy.Expr))
+        return sizes and same_size(wanted, given, graph.dims)
+    number = number_of(graph, given)
+    if number is not None and number_of(graph, wanted) is not None:
+        return bool(wanted == number) or (argument in _AXES and _same_axis(wanted, given, node))
+    return type(wanted) is type(given) and bool(wanted == given)
+
+
+def _same_axis(one: Any, other: Any, node: Node) -> bool:
+    tensors = [v for v in node.operand_values if isinstance(v.type, TensorType)]
+    if not tensors or not isinstance(one, int) or not isinstance(other, int):
+        return False
+    rank = tensors[0].tensor_type.rank + (packet_name(node.op) in _GROW)
+    return rank > 0 and one % rank == other % rank
+
+
+def same_size(one: Dim, other: Dim, ranges: Mapping[str, Range]) -> bool:
+    return one == other or dims.equal(one, other, {n: (r.lower, r.upper) for n, r in ranges.items()})
+
+
+def same_shape(one: TensorType, other: TensorType, ranges: Mapping[str, Range]) -> bool:
+    """Whether two shapes are the same for all values of their sizes."""
+    return one.rank == other.rank and all(
+        same_size(a, b, ranges) for a, b in zip(one.shape, other.shape, strict=True)
+    )
+
+
+def same_type(one: Any, other: Any, ranges: Mapping[str, Range]) -> bool:
+    """The same dtype, shape and device."""
+    if not isinstance(one, TensorType) or not isinstance(other, TensorType):
+        return False
+    return (one.dtype, one.device) == (other.dtype, other.device) and same_shape(one, other, ranges)
