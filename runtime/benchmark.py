@@ -15,7 +15,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ Leg = list[float]
 class Row:
     """Milliseconds a call of one engine: every sample, in the order taken."""
 
-    samples: tuple[float, ...]
+    samples: tuple[float, ...] = field(repr=False)
     median: float
     min: float
 
@@ -95,8 +95,10 @@ def benchmark(
         engines: name -> module or callable; the first is the baseline.
         args, kwargs: what each is called with (on a copy of its own, as it may write to them).
         warmup: calls of each before anything is timed.
-        iters: calls in each leg of a round; by default as many as fill the time.
-        rounds: rounds of A B B A; by default up to 10, as many as fit in the time, but 3 at least.
+        iters: timed calls of each engine in all, rounded up to legs of one length; by default as many as fill
+            the time.
+        rounds: rounds of A B B A; by default up to 10, as many as fit in the time, but 3 at least; with iters
+            as many as there are pairs of calls.
         seconds: about how long the timed part may take.
         threads: threads of torch's pool; as it stands by default.
         progress: called after each round with (rounds done, rounds in all).
@@ -111,7 +113,7 @@ def benchmark(
         took = {name: warm_up(call, warmup) for name, call in calls.items()}
         planned, leg_calls = plan(took, seconds, iters, rounds)
         legs: dict[str, list[tuple[Leg, Leg]]] = {name: [] for name in calls}
-        latest = time.perf_counter() + OVERTIME * seconds if rounds is None else math.inf
+        latest = time.perf_counter() + OVERTIME * seconds if (rounds, iters) == (None, None) else math.inf
         for done in range(planned):
             first = {name: time_calls(calls[name], leg_calls[name]) for name in calls}
             second = {name: time_calls(calls[name], leg_calls[name]) for name in reversed(calls)}
@@ -127,15 +129,19 @@ def benchmark(
 def plan(
     took: Mapping[str, float], seconds: float, iters: int | None, rounds: int | None
 ) -> tuple[int, dict[str, int]]:
-    """Rounds, and timed calls of each engine in a leg, that fill about `seconds`; `took` is seconds a call.
+    """Rounds, and timed calls of each engine in a leg; `took` is seconds a call.
 
-    A leg begins with a call that is not timed, so the least that a round takes is four calls of each engine.
+    They fill about `seconds`, or make `iters` calls of each engine over the two legs of all rounds. A leg
+    begins with a call that is not timed, so the least that a round takes is four calls of each engine.
     """
+    if iters is not None:
+        rounds = rounds or max(1, min(MOST_ROUNDS, iters // 2))
+        return rounds, dict.fromkeys(took, math.ceil(iters / (2 * rounds)))
     if rounds is None:
         least = 4 * sum(took.values())
         rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, int(seconds / least)))
     share = seconds / (2 * rounds * len(took))
-    return rounds, {n: iters or max(1, min(LONGEST_LEG, round(share / t) - 1)) for n, t in took.items()}
+    return rounds, {n: max(1, min(LONGEST_LEG, round(share / t) - 1)) for n, t in took.items()}
 
 
 def bound_call(f: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], Any]:

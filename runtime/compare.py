@@ -49,7 +49,7 @@ class OutputParity:
     limit: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Parity:
     """The verdict over all outputs; the numbers are the worst output's each.
 
@@ -73,6 +73,23 @@ class Parity:
 
     def __bool__(self) -> bool:
         return self.ok
+
+    def __repr__(self) -> str:
+        """``<Parity ok: error vs fp64 ours 3.2e-07, eager 5.2e-07, at most 1.0e-06>``, in a line."""
+        parts = []
+        if self.error_vs_fp64 is not None:
+            parts.append(
+                f"error vs fp64 ours {self.error_vs_fp64:.1e}, eager {self.eager_error_vs_fp64 or 0.0:.1e}"
+            )
+        elif self.max_abs_error is not None:
+            parts.append(f"differs from eager by {self.max_abs_error:.1e} at most")
+        if self.limit is not None:
+            parts[-1:] = [", ".join([*parts[-1:], f"at most {self.limit:.1e}"])]
+        if self.integers_exact is not None:
+            parts.append("integers exact" if self.integers_exact else "integers differ")
+        if self.reason:
+            parts.append(self.reason)
+        return f"<Parity {'ok' if self.ok else 'FAILED'}{': ' if parts else ''}{'; '.join(parts)}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

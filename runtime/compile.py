@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -20,6 +20,9 @@ from passes import optimize
 from passes.base import Pass
 from runtime.executables import AtenExecutable, EagerExecutable, Executable, InterpretedGraph, OnnxExecutable
 from runtime.guards import InputGuards, WeightGuards
+
+if TYPE_CHECKING:
+    from runtime.report import Report
 
 BACKENDS = ("auto", "aten", "onnx", "eager")
 
@@ -56,7 +59,6 @@ class Compiled:
         backend, source: what runs it; the generated Python module where there is one.
         candidates: what `auto` measured.
         seconds: time spent in capture, optimize and compile.
-        report: the Report of the last measurement, or None.
         reference: eager's and fp64's outcome on the example inputs, where `auto` has made them.
         recompiles: how often changed weights made it fold and pack again.
     """
@@ -68,7 +70,6 @@ class Compiled:
     module: torch.nn.Module | None = None
     candidates: list[Candidate] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    report: Any = None
     reference: Any = None
     recompiles: int = 0
 
@@ -82,6 +83,7 @@ class Compiled:
         self._eager = self.module if isinstance(self.executable, EagerExecutable) else None
         self._training = self.module is not None and self.module.training
         self._devices = _device_types(self.captured)
+        self._report: Report | None = None
 
     @property
     def backend(self) -> str:
@@ -90,6 +92,19 @@ class Compiled:
     @property
     def source(self) -> str | None:
         return self.executable.source
+
+    @property
+    def report(self) -> Report:
+        """Capture, passes, memory plan and backend; once it was measured, also parity, latency and ops."""
+        from runtime.report import build_report
+
+        if self._report is not None:
+            return self._report
+        return build_report(self, model=self.captured.name, title=self.recipe.title)
+
+    @report.setter
+    def report(self, report: Report) -> None:
+        self._report = report
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._eager is not None:  # the model looks after its own inputs

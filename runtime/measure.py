@@ -48,7 +48,7 @@ def measure(
         seconds: about how long timing may take.
     """
     found = measure_steps(model, f, args, kwargs, seconds=seconds)
-    f.report = build_report(
+    report = build_report(
         f,
         model=name or f.captured.name,
         parity=found.parity,
@@ -56,7 +56,7 @@ def measure(
         profiles=found.profiles,
         measured_peak=found.peak,
     )
-    report: Report = f.report
+    f.report = report
     return report
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +21,12 @@ from capture.ir.text import names
 from passes.ledger import ledger
 from runtime.benchmark import Benchmark
 from runtime.compare import Parity
-from runtime.describe import count_parameters, graph_inputs, main_dtype
+from runtime.describe import count_parameters, graph_devices, graph_inputs, main_dtype, modules_by_name
+from runtime.machine import machine, versions
 from runtime.profile import Profile
+from runtime.wording import told
 
-__all__ = ["FORMAT", "Report", "build_report", "versions"]
+__all__ = ["FORMAT", "Report", "build_report"]
 
 FORMAT = "torch-capture report 1"
 REQUIRED = (
@@ -52,7 +51,15 @@ class Report(Mapping[str, Any]):
         return len(self._data)
 
     def __repr__(self) -> str:
-        return f"<Report of {self.get('model')}: {', '.join(self)}>"
+        """``<Report of ResNet-50: backend onnx, 175 -> 58 nodes, parity ok, 1.73x>``."""
+        nodes, parity, speedup = (self.get(key) or {} for key in ("nodes", "parity", "speedup"))
+        parts = [f"backend {self.get('backend')}"]
+        if nodes:
+            parts.append(f"{nodes['captured']} -> {nodes['optimized']} nodes")
+        if parity:
+            parts.append(f"parity {'ok' if parity['ok'] else 'FAILED'}")
+        parts.append(f"{speedup:.2f}x" if speedup else "not measured yet")
+        return f"<Report of {self.get('title') or self.get('model')}: {', '.join(parts)}>"
 
     def with_(self, **changes: Any) -> Report:
         """A copy with some keys set."""
@@ -130,13 +137,12 @@ def build_report(
         measured_peak: bytes, from `measured_peak`.
     """
     captured, graph = compiled.captured, compiled.graph
-    plan = graph.memory_plan
     return Report(
         {
             "model": model,
             "title": title,
             "versions": versions(),
-            "device": "cpu",
+            "device": ", ".join(graph_devices(graph)),
             "machine": machine(),
             "threads": timing.threads if timing else torch.get_num_threads(),
             "dtype": main_dtype(compiled.module or captured),
@@ -147,7 +153,7 @@ def build_report(
             "level": compiled.recipe.level,
             "nodes": {"captured": len(captured.nodes), "optimized": len(graph.nodes)},
             "passes": _passes(graph),
-            "memory": _memory(plan, measured_peak),
+            "memory": _memory(graph, measured_peak),
             "parity": None if parity is None else parity.to_dict(),
             **_latency(compiled, timing),
             "backend": compiled.backend,
@@ -162,37 +168,6 @@ def build_report(
             "warnings": list(warnings),
         }
     )
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of what results depend on; None where a package is not installed."""
-    names = ("torch-capture", "torch", "onnx", "onnxruntime", "triton")
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in names:
-        found[name] = torch.__version__ if name == "torch" else installed_version(name)
-    return found
-
-
-def installed_version(name: str) -> str | None:
-    """The version of an installed distribution; `onnxruntime` is also found in its GPU build."""
-    for candidate in (name, f"{name}-gpu"):
-        try:
-            return metadata.version(candidate)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def machine() -> dict[str, Any]:
-    """The processor and its cores, as the system names them."""
-    name = platform.processor() or platform.machine()
-    if sys.platform == "linux":
-        try:
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        except (OSError, StopIteration):
-            pass
-    return {"cpu": name, "cores": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability()}
 
 
 def captured_ops(graph: Graph) -> list[dict[str, Any]]:
@@ -225,6 +200,7 @@ def _passes(graph: Graph) -> list[dict[str, Any]]:
             "nodes_before": record.nodes_before,
             "nodes_after": record.nodes_after,
             "stats": dict(record.stats),
+            "done": told(record.name, record.stats),
         }
         for record in graph.history
     ]
@@ -236,8 +212,9 @@ _PLAN_KEYS = (
 )  # fmt: skip
 
 
-def _memory(plan: Any, measured: int | None) -> dict[str, Any]:
+def _memory(graph: Graph, measured: int | None) -> dict[str, Any]:
     """Activations of the optimised graph, in bytes; null where there is no plan."""
+    plan = graph.memory_plan
     memory: dict[str, Any] = {key: getattr(plan, key, None) for key in _PLAN_KEYS}
     memory["measured_peak_bytes"] = measured
     memory["peak_holders"] = []
@@ -246,7 +223,10 @@ def _memory(plan: Any, measured: int | None) -> dict[str, Any]:
         return memory
     fields = ("name", "op", "location", "first", "end", "offset", "size", "callee")
     buffers = [{key: getattr(b, key) for key in fields} for b in plan.buffers]
-    memory["peak_holders"] = [buffers[i] for i in plan.peak_holders]
+    modules = modules_by_name(graph)
+    memory["peak_holders"] = [
+        {**buffers[i], "module": modules.get(buffers[i]["name"], "")} for i in plan.peak_holders
+    ]
     memory["timeline"] = {"steps": list(plan.steps), "live_bytes": list(plan.live_bytes), "buffers": buffers}
     return memory
 

@@ -134,8 +134,22 @@ def _tensor_axes(value: torch.Tensor, spec: Any, where: str) -> dict[int, Axis]:
         if not isinstance(position, int) or not -value.dim() <= position < value.dim():
             raise _mismatch(f"{where} has {value.dim()} axes; {position!r} is none of them")
         if axis := _axis(dim):
+            _check_range(value.shape[position], axis, f"the axis {position} of {where}")
             axes[position % value.dim()] = axis
     return axes
+
+
+def _check_range(size: Any, axis: Axis, where: str) -> None:
+    """The example input has to be one of the sizes that are asked for."""
+    if axis.name is None or axis.of_root is not None or not isinstance(size, int):
+        return
+    if size < axis.lower or (axis.upper is not None and size > axis.upper):
+        bounds = f"{axis.lower}..{'' if axis.upper is None else axis.upper}"
+        raise UsageError(
+            f"the example input lies outside of the range of {axis.name}",
+            why=f"{where} has the size {size}; {axis.name} is to be {bounds}",
+            hint=f"an example input with a size in {bounds}, or a range that holds {size}",
+        )
 
 
 def _axis(dim: Any) -> Axis | None:
@@ -157,8 +171,13 @@ def _bounds(dim: Any) -> tuple[int, int | None]:
 
 
 def _mismatch(what: str, known: Sequence[str] = ()) -> UsageError:
-    hint = "dynamic_shapes={'x': {0: torch.export.Dim('batch', min=1, max=64)}}"
-    return UsageError(what, why=f"inputs: {', '.join(dict.fromkeys(known))}" if known else None, hint=hint)
+    name = next(iter(known), "x")
+    hint = (
+        f"--dynamic {name}:0=batch[1..64]; "
+        f"in Python dynamic_shapes={{{name!r}: {{0: torch.export.Dim('batch', min=1, max=64)}}}}"
+    )
+    why = f"its inputs are {', '.join(dict.fromkeys(known))}" if known else None
+    return UsageError(what, why=why, hint=hint)
 
 
 def grow(

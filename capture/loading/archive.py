@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -52,17 +53,34 @@ def load_program(path: str | os.PathLike[str], *, allow_pickle: bool = False) ->
         if not allow_pickle:
             with zipfile.ZipFile(name) as archive:
                 _check(name, archive)
-        with silence():
+        with silence(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, about its own way to read
             program = torch.export.load(name)
     except CaptureError:
         raise
     except Exception as error:  # whatever a damaged file makes zipfile, json or torch raise
-        raise CaptureError(
-            f"cannot load the program {name}",
-            why=f"{type(error).__name__}: {error}",
-            hint="save it again with torch.export.save(torch.export.export(model, args), path)",
-        ) from error
+        raise _damage(name, error) from error
     return program
+
+
+def _damage(name: str, error: Exception) -> CaptureError:
+    """What is wrong with a file that is no whole archive, or whose archive torch cannot read."""
+    size = os.path.getsize(name)
+    with open(name, "rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    if size == 0:
+        why = "the file is empty"
+    elif not is_archive:
+        why = "it is not an archive, as torch.export.save writes them"
+    elif isinstance(error, zipfile.BadZipFile):
+        why = f"its end is missing, or it is damaged ({size} bytes): perhaps a copy that was cut short"
+    else:
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return CaptureError(
+        f"cannot load the program {name}",
+        why=why,
+        hint="copy it again, or write it anew: torch.export.save(torch.export.export(model, args), path)",
+    )
 
 
 def _check(name: str, archive: zipfile.ZipFile) -> None:

@@ -261,11 +261,25 @@ def _pick(
 ) -> list[torch.Tensor]:
     unknown = [name for name in inputs if name not in known]
     missing = [] if partly else [name for name in known if name not in inputs]
-    if unknown or missing:
-        what = (
-            f"the model has no input {unknown[0]!r}" if unknown else f"the input {missing[0]!r} is not given"
-        )
+    if unknown:
+        meant = _nearest(unknown[0], [name for name in known if name not in inputs])
+        why = f"its inputs are {', '.join(known)}" if known else "it takes no inputs"
+        hint = f"--input {meant}={_written(inputs[unknown[0]])}" if meant else None
+        raise UsageError(f"the model has no input {unknown[0]!r}", why=why, hint=hint)
+    if missing:
         raise UsageError(
-            what, why=f"inputs: {', '.join(known)}", hint=f"--input {known[0]}=1x3x224x224:float32"
+            f"the input {missing[0]!r} is not given",
+            why=f"the model's inputs are {', '.join(known)}",
+            hint=f"--input {missing[0]}=1x3x224x224:float32 as well",
         )
     return [inputs[name] for name in known if name in inputs]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The input that was meant: the nearest by name, or the first that is left; empty where none is."""
+    return next(iter([*difflib.get_close_matches(name, known, n=1), *known]), "")
+
+
+def _written(tensor: torch.Tensor) -> str:
+    """A tensor's shape and dtype as --input takes them."""
+    return f"{'x'.join(map(str, tensor.shape))}:{str(tensor.dtype).removeprefix('torch.')}"

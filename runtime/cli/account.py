@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from rich.text import Text
 
 from capture.ir import Graph
+from passes.base import PassRecord
 from runtime.benchmark import Benchmark
 from runtime.cli.terminal import Terminal
 from runtime.compare import Parity
 from runtime.compile import Compiled
+from runtime.describe import modules_by_name
+from runtime.wording import human_size, told
 
 __all__ = [
-    "backend_name", "count", "header", "size", "tell_capture", "tell_latency", "tell_memory", "tell_optimize",
+    "backend_name", "count", "header", "tell_capture", "tell_latency", "tell_memory", "tell_optimize",
     "tell_parity", "took",
 ]  # fmt: skip
 
 
 WIDE, NARROW = 25, 10  # columns of the lines on capture and optimisation
 BUSY = 0.15  # a noise floor above this says more of the machine than of the model
-
-
-def size(number: float | None) -> str:
-    """Bytes as people read them: 9.2 MB (of a million bytes)."""
-    if number is None:
-        return "-"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.1f} {unit}"
-    return f"{number:.0f} B"
 
 
 def count(number: float) -> str:
@@ -77,7 +68,7 @@ def tell_capture(terminal: Terminal, graph: Graph, seconds: float) -> None:
 
 
 def tell_optimize(terminal: Terminal, captured: Graph, graph: Graph, level: str, seconds: float) -> None:
-    """The level and a line for each pass: nodes before and after, time, what it did."""
+    """The level and a line for each pass that did something; with -v for every pass."""
     if not graph.history:
         terminal.line(
             Text("O0: the graph as captured; --optimize makes it fast", style="dim"), label="optimize"
@@ -85,62 +76,66 @@ def tell_optimize(terminal: Terminal, captured: Graph, graph: Graph, level: str,
         return
     nodes = f"{len(captured.nodes)} -> {len(graph.nodes)}"
     terminal.line(f"{level:<{WIDE}}", f"{nodes:>{NARROW}}", took(seconds), label="optimize")
-    wide = max(len(record.name) for record in graph.history)
-    for record in graph.history:
-        nodes = f"{record.nodes_before:>4} -> {record.nodes_after:<4}"
-        row = Text(
-            f"  {record.name:<{wide}}  {nodes}  {took(record.seconds):>6}  ",
-            style="" if record.changed else "dim",
-        )
-        done = "" if record.name == "memory" else told(record.stats)  # it has a line of its own below
-        if len(row) + len(done) <= terminal.width or not done:
-            terminal.print(row.append(done))
-        else:
-            terminal.print(row)
-            terminal.line(done, indent=6)
+    rows = [(record, told(record.name, record.stats)) for record in graph.history if record.name != "memory"]
+    idle = [record.name for record, done in rows if not (done or record.changed)]
+    if terminal.verbose:
+        shown, idle = [(record, told(record.name, record.stats)) for record in graph.history], []
+    else:
+        shown = [(record, done) for record, done in rows if done or record.changed]
+    wide = max((len(record.name) for record, _ in shown), default=0)
+    for record, done in shown:
+        tell_pass(terminal, record, done, wide)
+    if idle:
+        passes = "1 more pass" if len(idle) == 1 else f"{len(idle)} more passes"
+        terminal.line(Text(f"{passes} found nothing to do (-v shows them)", style="dim"), indent=2)
 
 
-def told(stats: Mapping[str, Any]) -> str:
-    """``{"folded": 53, "kinds": {"conv+relu": 33}}`` as words: ``53 folded, 33 conv+relu``."""
-    words = []
-    for key, value in stats.items():
-        name = key.replace("_", " ")
-        if isinstance(value, Mapping):
-            words.append(told(value))
-        elif isinstance(value, bool) or value is None:
-            words.append(name if value else "")
-        elif isinstance(value, (int, float)):
-            shown = (
-                size(value) + " " + name.removesuffix(" bytes")
-                if key.endswith("_bytes")
-                else f"{value:g} {name}"
-            )
-            words.append(shown if value else "")
-        else:
-            words.append(f"{name} {value}" if value else "")
-    return ", ".join(filter(None, words))
+def tell_pass(terminal: Terminal, record: PassRecord, done: str, wide: int) -> None:
+    """A pass: nodes before and after, time, what it did."""
+    nodes = f"{record.nodes_before:>4} -> {record.nodes_after:<4}"
+    row = Text(f"  {record.name:<{wide}}  {nodes}  {took(record.seconds):>6}  ")
+    row.stylize("" if record.changed or done else "dim")
+    if len(row) + len(done) <= terminal.width or not done:
+        terminal.print(row.append(done))
+    else:
+        terminal.print(row)
+        terminal.line(done, indent=6)
 
 
 def tell_memory(terminal: Terminal, graph: Graph, measured: int | None, backend: str = "") -> None:
     """Naive, planned and measured bytes of the activations; who holds the peak."""
     plan = graph.memory_plan
-    parts = [] if measured is None else [f"{size(measured)} measured" + " in eager" * (backend == "eager")]
+    parts = (
+        [] if measured is None else [f"{human_size(measured)} measured" + " in eager" * (backend == "eager")]
+    )
     if plan is None:
         if parts:
             terminal.line(*parts, Text("no plan: it is made at level 2", style="dim"), label="memory")
         return
     bound = plan.lower_bound_bytes
-    tight = "= lower bound" if plan.arena_bytes == bound else f"lower bound {size(bound)}"
+    tight = "= lower bound" if plan.arena_bytes == bound else f"lower bound {human_size(bound)}"
     terminal.line(
-        f"{size(plan.naive_bytes)} naive", f"{size(plan.arena_bytes)} planned {tight}", *parts, label="memory"
+        f"{human_size(plan.naive_bytes)} naive",
+        f"{human_size(plan.arena_bytes)} planned {tight}",
+        *parts,
+        label="memory",
     )
     holders = [plan.buffers[i] for i in plan.peak_holders]
     if backend == "onnx":
         terminal.line(Text("the plan is for aten; ONNX Runtime makes its own", style="dim"), indent=11)
     elif holders:
-        places = dict.fromkeys(b.location or b.op for b in sorted(holders, key=lambda b: -b.size))
-        shown = ", ".join(itertools.islice(places, 2)) + ", ..." * (len(places) > 2)
+        modules = modules_by_name(graph)
+        largest = sorted(holders, key=lambda b: -b.size)
+        places = list(
+            dict.fromkeys(holder_name(modules.get(b.name, ""), b.location or b.op) for b in largest)
+        )
+        shown = ", ".join(places[:2]) + ", ..." * (len(places) > 2)
         terminal.line(Text(f"peak held by {shown}", style="dim"), indent=11)
+
+
+def holder_name(module: str, place: str) -> str:
+    """``layer1.0.conv3 (models/resnet.py:61)``."""
+    return f"{module} ({place})" if module else place
 
 
 def tell_parity(terminal: Terminal, parity: Parity) -> None:
@@ -157,12 +152,15 @@ def tell_parity(terminal: Terminal, parity: Parity) -> None:
     terminal.line(
         errors, exact if errors != "integers compared" or parity.ok else "", verdict, label="parity"
     )
-    if parity.reason:
-        terminal.line(Text(parity.reason, style="dim" if parity.ok else "red"), indent=11)
+    if parity.reason and parity.ok:  # where it fails, the error at the end says why
+        terminal.line(Text(parity.reason, style="dim"), indent=11)
 
 
-def tell_latency(terminal: Terminal, compiled: Compiled, timing: Benchmark) -> None:
-    """Both medians, the ratio with its interval, and after how many calls the work is paid for."""
+def tell_latency(terminal: Terminal, compiled: Compiled, timing: Benchmark, failure: str = "") -> None:
+    """Both medians, the ratio with its interval, and after how many calls the work is paid for.
+
+    What `failure` has said of the results already is not said again of each backend.
+    """
     eager, ours = timing.rows[timing.baseline], next(reversed(timing.rows.values()))
     low, high = timing.ratio_interval
     clear = low > 1 or high < 1
@@ -189,17 +187,21 @@ def tell_latency(terminal: Terminal, compiled: Compiled, timing: Benchmark) -> N
     if timing.noise_floor > BUSY:
         busy = f"the machine was busy: one model against itself differed by {timing.noise_floor:.0%}"
         terminal.line(Text(busy, style="yellow"), indent=11)
-    for text in candidates(compiled, verbose=terminal.verbose > 0):
+    for text in candidates(compiled, failure, verbose=terminal.verbose > 0):
         terminal.line(Text(text, style="dim"), indent=11)
 
 
-def candidates(compiled: Compiled, *, verbose: bool) -> Iterable[str]:
+def candidates(compiled: Compiled, failure: str, *, verbose: bool) -> Iterable[str]:
     """Which backends were left out and why; when asked to say more, also what the others took."""
+    reasons: dict[str, list[str]] = {}
     for candidate in compiled.candidates:
         if candidate.reason:
-            yield f"{candidate.backend} left out: {candidate.reason}"
+            reasons.setdefault(candidate.reason, []).append(candidate.backend)
         elif verbose and candidate.milliseconds is not None:
             yield f"{candidate.backend} {milliseconds(candidate.milliseconds)} when it was chosen"
+    for reason, backends in reasons.items():
+        known = failure and reason.endswith(failure)
+        yield f"{', '.join(backends)} left out: {'not right either' if known else reason}"
 
 
 def milliseconds(value: float) -> str:

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 a check or the work failed, 2 the command itself is wrong,
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import sys
 import traceback
@@ -16,37 +15,27 @@ from typing import Any
 import click
 
 from capture.errors import CaptureError, UsageError
+from runtime.cli.commands import COMMANDS, make_command
 from runtime.cli.terminal import Terminal
 
 __all__ = ["main"]
 
 PROGRAM = "python -m capture"
-COMMANDS = {
-    "run": "capture (and --optimize), execute, compare, profile, write the output folder",
-    "explain": "the fate of every captured op, with reason and source line",
-    "export": "write the model as ONNX or as a Python module",
-    "viz": "draw the graph, its memory, or the difference of two graphs",
-    "bench": "time eager against the backends, each in a process of its own",
-    "doctor": "versions, devices, and what is missing",
-}
 INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """Imports a command's file when it is asked for; a MODEL in place of a command means `run MODEL`."""
+    """A MODEL in place of a command means `run MODEL`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"runtime.cli.{name}").command
-        return command
+        return make_command(name) if name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, spec.summary) for name, spec in COMMANDS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         first = next(iter(args), "--help")
@@ -58,7 +47,7 @@ class Commands(click.Group):
 
 def _tell_version(ctx: click.Context, option: click.Parameter, given: bool) -> None:
     if given:
-        from runtime.report import versions
+        from runtime.machine import versions
 
         found = versions()
         click.echo(f"torch-capture {found['torch-capture'] or '(not installed)'}, torch {found['torch']}")

@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
-import click
 from rich.text import Text
 
 from capture.errors import UsageError
 from runtime.cli.account import milliseconds, took
-from runtime.cli.options import COMMAS, MODEL, OPTIMIZE, TIMING, make_command
+from runtime.cli.options import ENGINES
 from runtime.cli.steps import chosen_level, disabled
 from runtime.cli.terminal import Terminal
 from runtime.processes import ProcessBenchmark, benchmark_processes
 
-ENGINES = ("aten", "onnx", "inductor", "eager")
-BENCH = (
-    click.option(
-        "--backend",
-        "backends",
-        type=COMMAS,
-        default="aten,onnx",
-        show_default=True,
-        metavar="a,b",
-        help="what to time beside eager: aten, onnx, inductor (torch.compile, which needs a compiler)",
-    ),
-    click.option(
-        "--rounds",
-        metavar="N",
-        type=click.IntRange(min=1),
-        help="rounds in a repetition; by default what fits the time",
-    ),
-    click.option(
-        "--repeats",
-        metavar="N",
-        type=click.IntRange(min=1),
-        default=2,
-        show_default=True,
-        help="with fresh processes",
-    ),
-)
 
-
-@make_command("bench", (MODEL, OPTIMIZE, TIMING, BENCH))
 def command(terminal: Terminal, options: SimpleNamespace) -> int:
-    """Time MODEL in eager PyTorch and on each backend, each in a process of its own.
-
-    The level is 2 unless -O says otherwise. The processes take turns, and the whole is repeated with fresh
-    ones. Exit status 1 where a result is not right.
-    """
+    """Time the engines and tell; 1 where a result is not right."""
     for name in options.backends:
         if name not in ENGINES:
             raise UsageError(f"there is no backend {name!r}", hint=", ".join(ENGINES))
@@ -63,7 +31,7 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
     found = benchmark_processes(
         {name: {**common, "engine": name} for name in names},
         warmup=options.warmup,
-        iters=options.iters,
+        iters=options.iters and math.ceil(options.iters / options.repeats),
         rounds=options.rounds,
         threads=options.threads,
         repeats=options.repeats,

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from rich.text import Text
 
-from runtime.cli.options import make_command
 from runtime.cli.terminal import Terminal
-from runtime.report import installed_version, machine
+from runtime.machine import installed_version, machine
 
 NEEDED = {
     "torch": ("torch", "everything"),
@@ -33,9 +32,8 @@ OPTIONAL = {
 HOW_TO_INSTALL = {"onnxruntime": "onnxruntime-gpu" if sys.platform == "linux" else "onnxruntime"}
 
 
-@make_command("doctor", ())
 def command(terminal: Terminal, options: SimpleNamespace) -> int:
-    """Versions, devices, and what is missing and how to install it. Exit status 1 where something is."""
+    """Look and tell; 1 where something is missing."""
     terminal.say("looking at packages and devices")
     facts = examine()
     terminal.json(facts)

@@ -10,20 +10,16 @@ from typing import Any
 from rich.text import Text
 
 from runtime.cli import account
-from runtime.cli.options import MODEL, OPTIMIZE, make_command
 from runtime.cli.steps import chosen_level, load_model, machine_settings, optimize_model, title_of
 from runtime.cli.terminal import Terminal
 from runtime.report import captured_ops
+from runtime.wording import word_of
 
 STYLES = {"kept": "", "fused": "cyan", "folded": "green", "removed": "dim", "replaced": "yellow"}
 
 
-@make_command("explain", (MODEL, OPTIMIZE))
 def command(terminal: Terminal, options: SimpleNamespace) -> int:
-    """Say what became of every captured op of MODEL: kept, fused, folded, removed or replaced, by which pass.
-
-    The model is captured and optimised (level 2 unless -O says otherwise), not run.
-    """
+    """A row for each captured op; nothing is executed."""
     with machine_settings(options):
         loaded = load_model(terminal, options)
         made = optimize_model(terminal, options, loaded, chosen_level(options, default=2))
@@ -46,7 +42,7 @@ def tell_rows(terminal: Terminal, rows: Sequence[dict[str, Any]]) -> None:
         return
     cells = [
         (
-            row["op"].removeprefix("aten."),
+            word_of(row["op"]),
             row["fate"],
             row["module"],
             f"{row['file']}:{row['line']}" * bool(row["file"]),

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
-
-import click
 
 from capture.errors import UsageError
 from capture.ir.serialize import write_aside
-from runtime.cli.folder import writable_file
-from runtime.cli.options import MODEL, OPTIMIZE, make_command
+from runtime.cli.folder import chosen_file, model_and_file
 from runtime.cli.steps import chosen_level, load_model, machine_settings, optimize_model, title_of
 from runtime.cli.terminal import Terminal
 
-FILES = (
-    click.option("--onnx", "onnx_file", metavar="FILE", help="write an ONNX model"),
-    click.option(
-        "--opset",
-        metavar="N",
-        type=click.IntRange(min=1),
-        default=23,
-        show_default=True,
-        help="of the ONNX model",
-    ),
-    click.option(
-        "--python", "python_file", metavar="FILE", help="write a Python module that needs PyTorch alone"
-    ),
-)
+DEFAULTS = {"onnx": "model.onnx", "python": "model.py"}
 
 
-@make_command("export", (MODEL, OPTIMIZE, FILES))
 def command(terminal: Terminal, options: SimpleNamespace) -> int:
-    """Write MODEL as ONNX or as a Python module: as captured, or with --optimize as optimised."""
-    if not (options.onnx_file or options.python_file):
-        raise UsageError("nothing to write", hint="--onnx FILE or --python FILE")
-    paths = {kind: writable_file(name) for kind, name in wanted(options).items()}
+    """Capture, optimise if asked to, and write."""
+    paths = wanted(options)
     with machine_settings(options):
         loaded = load_model(terminal, options)
         made = optimize_model(terminal, options, loaded, chosen_level(options))
@@ -55,6 +37,25 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
     return 0
 
 
-def wanted(options: SimpleNamespace) -> dict[str, str]:
-    given = {"onnx": options.onnx_file, "python": options.python_file}
-    return {kind: name for kind, name in given.items() if name}
+def wanted(options: SimpleNamespace) -> dict[str, Path]:
+    """What to write, and where: --onnx FILE, --onnx -o FILE, or -o FILE.onnx alone.
+
+    Raises:
+        UsageError: nothing is asked for, or -o names one file for two, or a place takes no files.
+    """
+    given = {kind: getattr(options, f"{kind}_file") for kind in DEFAULTS}
+    asked = [kind for kind, file in given.items() if file is not None]
+    if not asked and options.output:
+        asked = [kind for kind, name in DEFAULTS.items() if options.output.endswith(Path(name).suffix)]
+    if not asked:
+        raise UsageError("nothing to write", hint="--onnx [FILE] or --python [FILE]")
+    for kind in asked:
+        options.model, given[kind] = model_and_file(options.model, given[kind], Path(DEFAULTS[kind]).suffix)
+    if options.model is None:
+        raise UsageError("missing argument 'MODEL'", hint="python -m capture export MODEL --onnx FILE")
+    homeless = [kind for kind in asked if not given[kind]]
+    if options.output and len(homeless) > 1 and Path(options.output).suffix:
+        raise UsageError(
+            f"-o {options.output} names one file for two", hint="--onnx FILE --python FILE, or -o DIR"
+        )
+    return {kind: chosen_file(options.model, given[kind], options.output, DEFAULTS[kind]) for kind in asked}

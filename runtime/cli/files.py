@@ -9,16 +9,17 @@ from typing import Any
 from capture.errors import CaptureError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
-from runtime.cli.account import size
 from runtime.cli.folder import OutputFolder
 from runtime.cli.terminal import Terminal
+from runtime.compare import Parity
 from runtime.compile import Compiled
 from runtime.profile import Profile, chrome_trace
 from runtime.report import Report
+from runtime.wording import human_size
 
-__all__ = ["EMITTABLE", "Files"]
+__all__ = ["Files"]
 
-EMITTABLE = ("python", "onnx", "svg", "html")
+NOT_RIGHT = "not right: "  # how `auto` begins the reason of a backend whose results it has refused
 MOST_ONNX_BYTES = 100_000_000  # of weights: more of them are written only where asked for
 
 
@@ -32,10 +33,15 @@ class Files:
     """
 
     def __init__(
-        self, terminal: Terminal, folder: OutputFolder, compiled: Compiled, profiles: Mapping[str, Profile]
+        self,
+        terminal: Terminal,
+        folder: OutputFolder,
+        compiled: Compiled,
+        profiles: Mapping[str, Profile],
+        parity: Parity,
     ) -> None:
         self._terminal, self._folder = terminal, folder
-        self._compiled, self._profiles = compiled, profiles
+        self._compiled, self._profiles, self._parity = compiled, profiles, parity
         self.warnings: list[str] = []
         self.refused: CaptureError | None = None
 
@@ -75,19 +81,33 @@ class Files:
         tensors = [c.tensor for c in self._compiled.graph.constants.values() if c.tensor is not None]
         weights = sum(t.numel() * t.element_size() for t in tensors)
         if weights > MOST_ONNX_BYTES:
-            self.warnings.append(f"{name} left out: {size(weights)} of weights (--emit onnx writes it)")
+            self.warnings.append(f"{name} left out: {human_size(weights)} of weights (--emit onnx writes it)")
         return weights <= MOST_ONNX_BYTES
+
+    def _problem(self, backend: str, name: str) -> str:
+        """Why what a backend's code computes is not right, as far as it was judged; also a warning."""
+        reasons = [c.reason for c in self._compiled.candidates if c.backend == backend]
+        wrong = next((r.removeprefix(NOT_RIGHT) for r in reasons if r.startswith(NOT_RIGHT)), "")
+        problem = wrong or ("" if self._parity.ok else self._parity.reason)
+        if problem:
+            self.warnings.append(f"{name} is marked in its first lines: its results are not right")
+        return problem
 
     def _python(self, path: Path) -> None:
         from codegen import python
 
         source = self._compiled.source
-        write_aside(path, python.emit(self._compiled.graph) if source is None else source)
+        text = python.emit(self._compiled.graph) if source is None else source
+        problem = self._problem("aten", path.name)
+        write_aside(path, f"# WARNING: its results are not right: {problem}\n{text}" if problem else text)
 
     def _onnx(self, path: Path) -> None:
         from codegen import onnx
 
+        problem = self._problem("onnx", path.name)
         onnx.export(self._compiled.graph, path)
+        if problem:
+            mark_onnx(path, f"WARNING: its results are not right: {problem}")
 
     def _pictures(self, captured: Graph, optimized: Graph | None, asked: bool) -> None:
         import viz
@@ -105,3 +125,13 @@ class Files:
         viz.report(
             self.report, path, graphs={"captured": captured, "optimized": graph}, plan=graph.memory_plan
         )
+
+
+def mark_onnx(path: Path, warning: str) -> None:
+    """Write a warning into a model's documentation and metadata, where viewers show it."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    model.doc_string = "\n".join(filter(None, (warning, model.doc_string)))
+    model.metadata_props.add(key="warning", value=warning)
+    write_aside(path, model.SerializeToString())

@@ -1,19 +1,21 @@
-"""Options that commands share, by groups, and the decorator that makes a command of a function."""
+"""Options, by groups. Imports nothing heavy: help is to come at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from runtime.cli.terminal import Terminal
-
-__all__ = ["COMPILE", "MODEL", "OPTIMIZE", "OUTPUT", "PARITY", "SPEECH", "TIMING", "make_command"]
+__all__ = [
+    "BENCH", "COMPILE", "EMIT", "EMITTABLE", "ENGINES", "EXPORT", "MODEL", "OPTIMIZE", "OPTIONAL_MODEL",
+    "OUTPUT", "PARITY", "SPEECH", "TIMING", "VIZ",
+]  # fmt: skip
 
 BACKENDS = ("auto", "aten", "onnx", "eager")
 FRONTENDS = ("auto", "export", "fx", "dispatch")
+EMITTABLE = ("python", "onnx", "svg", "html")
+ENGINES = ("aten", "onnx", "inductor", "eager")
 Decorator = Callable[[Any], Any]
 
 
@@ -37,7 +39,12 @@ COMMAS = _Commas()
 MODEL: tuple[Decorator, ...] = (
     click.argument("model", metavar="MODEL"),
     _option(
-        "--batch", metavar="N", type=click.IntRange(min=1), default=1, help="batch size of the example inputs"
+        "--batch",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="batch size of the example inputs",
     ),
     _option(
         "--input",
@@ -55,7 +62,9 @@ MODEL: tuple[Decorator, ...] = (
         metavar="x:0=batch[1..64]",
         help="a dimension that varies: input, axis, name and range; may be repeated",
     ),
-    _option("--frontend", type=click.Choice(FRONTENDS), default="auto", help="how to capture"),
+    _option(
+        "--frontend", type=click.Choice(FRONTENDS), default="auto", show_default=True, help="how to capture"
+    ),
     _option("--device", type=click.Choice(["cpu"]), default="cpu", help="where to run"),
     _option(
         "--seed", metavar="N", type=int, default=0, show_default=True, help="of random inputs and weights"
@@ -64,7 +73,7 @@ MODEL: tuple[Decorator, ...] = (
         "--threads",
         metavar="N",
         type=click.IntRange(min=1),
-        help="threads to run with; PyTorch's choice by default",
+        help="threads to run with; PyTorch's choice unless given",
     ),
 )
 OPTIMIZE: tuple[Decorator, ...] = (
@@ -106,13 +115,13 @@ TIMING: tuple[Decorator, ...] = (
         type=click.IntRange(min=0),
         default=3,
         show_default=True,
-        help="calls before timing",
+        help="calls of each before any is timed",
     ),
     _option(
         "--iters",
         metavar="N",
         type=click.IntRange(min=1),
-        help="timed calls in a row; by default what fits the time",
+        help="timed calls of each, in all; unless given, what fits into some seconds",
     ),
 )
 OUTPUT: tuple[Decorator, ...] = (
@@ -124,23 +133,78 @@ SPEECH: tuple[Decorator, ...] = (
     _option("-q", "--quiet", is_flag=True, help="print nothing but errors"),
 )
 
-Body = Callable[[Terminal, SimpleNamespace], int]
+EMIT: tuple[Decorator, ...] = (
+    _option(
+        "--emit",
+        type=COMMAS,
+        metavar="a,b",
+        help="what to write beside report and text: python, onnx, svg, html  [default: all; onnx only where "
+        "weights are under 100 MB]",
+    ),
+    _option("--dry-run", is_flag=True, help="capture and optimise only: run and write nothing"),
+)
+OPTIONAL_MODEL: tuple[Decorator, ...] = (
+    click.argument("model", metavar="[MODEL]", required=False),
+    *MODEL[1:],
+)
 
 
-def make_command(name: str, groups: Sequence[Sequence[Decorator]]) -> Callable[[Body], click.Command]:
-    """Make a click command of a function `(terminal, options) -> exit status`; its docstring is the help."""
+def _file(name: str, help: str, *more: str) -> Decorator:
+    """An option that may be followed by a file's name, or stand alone."""
+    return _option(name, *more, metavar="[FILE]", is_flag=False, flag_value="", help=help)
 
-    def decorate(body: Body) -> click.Command:
-        @click.pass_obj
-        def callback(state: dict[str, Any], /, **given: Any) -> int:
-            options = SimpleNamespace(**given)
-            terminal = Terminal(as_json=options.as_json, quiet=options.quiet, verbose=options.verbose)
-            state["terminal"] = terminal
-            return body(terminal, options)
 
-        function: Any = callback
-        for option in reversed([option for group in (*groups, SPEECH) for option in group]):
-            function = option(function)
-        return click.command(name, help=body.__doc__)(function)
-
-    return decorate
+EXPORT: tuple[Decorator, ...] = (
+    _file("--onnx", "write an ONNX model", "onnx_file"),
+    _option(
+        "--opset",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=23,
+        show_default=True,
+        help="of the ONNX model",
+    ),
+    _file("--python", "write a Python module that needs PyTorch alone", "python_file"),
+    _option(
+        "-o",
+        "--output",
+        metavar="FILE|DIR",
+        help="where to: m.onnx or m.py says what to write, too  [default: capture-out/<model>]",
+    ),
+)
+VIZ: tuple[Decorator, ...] = (
+    _file("--svg", "the graph (the default): as captured, or with --optimize as optimised"),
+    _file("--memory", "the memory timeline of the optimised graph"),
+    _option("--diff", nargs=2, metavar="A B", help="what differs between two graph files; takes no MODEL"),
+    _option(
+        "-o",
+        "--output",
+        metavar="FILE|DIR",
+        help="where to draw it; the same as --svg FILE  [default: capture-out/<model>]",
+    ),
+)
+BENCH: tuple[Decorator, ...] = (
+    _option(
+        "--backend",
+        "backends",
+        type=COMMAS,
+        default="aten,onnx",
+        show_default=True,
+        metavar="a,b",
+        help="what to time beside eager: aten, onnx, inductor (torch.compile, which needs a compiler)",
+    ),
+    _option(
+        "--rounds",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="rounds that these are spread over, in each repetition; up to 10 unless given",
+    ),
+    _option(
+        "--repeats",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=2,
+        show_default=True,
+        help="repetitions, each with fresh processes",
+    ),
+)

@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import click
 from rich.text import Text
 
 from capture.errors import UsageError
 from capture.loading import Loaded
 from runtime.cli import account
-from runtime.cli.files import EMITTABLE, Files
+from runtime.cli.files import Files
 from runtime.cli.folder import OutputFolder, default_folder
-from runtime.cli.options import COMMAS, COMPILE, MODEL, OPTIMIZE, OUTPUT, PARITY, TIMING, make_command
+from runtime.cli.options import EMITTABLE
 from runtime.cli.steps import (
     chosen_level,
     compile_model,
@@ -30,27 +29,9 @@ from runtime.describe import count_parameters, describe_inputs, main_dtype
 from runtime.measure import Measured, measure_steps
 from runtime.report import build_report
 
-EXTRA = (
-    click.option(
-        "--emit",
-        type=COMMAS,
-        metavar="a,b",
-        help="what to write beside report and text: python, onnx, svg, html  [default: all; onnx only where "
-        "weights are under 100 MB]",
-    ),
-    click.option("--dry-run", is_flag=True, help="capture and optimise only: run and write nothing"),
-)
 
-
-@make_command("run", (MODEL, OPTIMIZE, COMPILE, PARITY, TIMING, OUTPUT, EXTRA))
 def command(terminal: Terminal, options: SimpleNamespace) -> int:
-    """Capture MODEL, optimise it, run it beside eager PyTorch, and say what changed and whether it is right.
-
-    MODEL is package.module (its build()), package.module:factory, or a .pt2 file. The output folder gets a
-    report (report.html, report.json), pictures, the graphs as text, and the generated code.
-
-    Exit status: 0 done, 1 not right or failed, 2 wrong usage, 130 interrupted.
-    """
+    """The whole way, or as far as --dry-run goes."""
     wanted = emitted(options.emit)
     with machine_settings(options):
         if options.dry_run:
@@ -115,7 +96,7 @@ def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, want
         profiles=found.profiles,
         measured_peak=found.peak,
     )
-    files = Files(terminal, folder, compiled, found.profiles)
+    files = Files(terminal, folder, compiled, found.profiles, found.parity)
     files.write(report, wanted, asked=options.emit is not None)
     compiled.report = files.report
     terminal.print()
@@ -131,12 +112,19 @@ def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, want
 
 def measured(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, compiled: Compiled) -> Measured:
     """Memory, parity, latency and per-op times, each told when it is known."""
-    graph, backend = compiled.graph, compiled.backend
+    graph, backend, failure = compiled.graph, compiled.backend, ""
     told: dict[str, Callable[[Any], None]] = {
         "memory": lambda peak: account.tell_memory(terminal, graph, peak, backend),
         "parity": lambda parity: account.tell_parity(terminal, parity),
-        "latency": lambda timing: account.tell_latency(terminal, compiled, timing),
+        "latency": lambda timing: account.tell_latency(terminal, compiled, timing, failure),
     }
+
+    def tell(step: str, found: Any) -> None:
+        nonlocal failure
+        told[step](found)
+        if step == "parity" and not found.ok:
+            failure = found.reason
+
     return measure_steps(
         loaded.module,
         compiled,
@@ -147,7 +135,7 @@ def measured(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, compi
         warmup=options.warmup,
         iters=options.iters,
         say=terminal.say,
-        tell=lambda step, found: told[step](found),
+        tell=tell,
     )
 
 

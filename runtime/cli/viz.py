@@ -6,51 +6,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
-
 from capture.errors import CaptureError, UsageError
 from capture.ir import Graph
-from runtime.cli.folder import default_folder, writable_file
-from runtime.cli.options import MODEL, OPTIMIZE, make_command
+from runtime.cli.folder import chosen_file, model_and_file
 from runtime.cli.steps import chosen_level, load_model, machine_settings, optimize_model
 from runtime.cli.terminal import Terminal
 
 GRAPH_FILES = (".txt", ".safetensors")
-PICTURES = (
-    click.option(
-        "--svg", is_flag=True, help="the graph (the default): as captured, or with --optimize optimised"
-    ),
-    click.option("--memory", is_flag=True, help="the memory timeline of the optimised graph"),
-    click.option(
-        "--diff", nargs=2, metavar="A B", help="what differs between two graph files; takes no MODEL"
-    ),
-    click.option("-o", "--output", metavar="FILE", help="the picture  [default: in capture-out/<model>]"),
-)
-OPTIONAL_MODEL = (click.argument("model", metavar="[MODEL]", required=False), *MODEL[1:])
+KINDS = ("svg", "memory", "diff")
 
 
-@make_command("viz", (OPTIONAL_MODEL, OPTIMIZE, PICTURES))
 def command(terminal: Terminal, options: SimpleNamespace) -> int:
-    """Draw MODEL's graph, its memory, or the difference of two graphs, as SVG.
-
-    MODEL may also be a graph that was saved: a graph.txt or a .safetensors file. So are A and B of --diff.
-    """
-    kinds = [kind for kind in ("svg", "memory", "diff") if getattr(options, kind)] or ["svg"]
-    if len(kinds) > 1:
-        raise UsageError("--svg, --memory and --diff exclude each other", hint="one of them at a time")
-    if (options.model is None) != (kinds == ["diff"]):
-        raise UsageError("--diff takes two graph files and no MODEL, the others a MODEL", hint="viz --help")
-    path = writable_file(options.output or default_picture(options, kinds[0]))
+    """Draw one picture."""
+    kind, path = wanted(options)
     import viz
 
-    if kinds == ["diff"]:
+    if kind == "diff":
         before, after = (read_graph(name) for name in options.diff)
         terminal.say("drawing")
         viz.diff(before, after, path)
     else:
-        graph = graph_of(terminal, options, kinds[0])
+        graph = graph_of(terminal, options, kind)
         terminal.say("drawing")
-        draw: Any = viz.memory if kinds == ["memory"] else viz.svg
+        draw: Any = viz.memory if kind == "memory" else viz.svg
         draw(graph, path)
     terminal.written.append(str(path))
     terminal.line(str(path))
@@ -58,13 +36,30 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
     return 0
 
 
-def default_picture(options: SimpleNamespace, kind: str) -> Path:
-    if kind == "diff":
-        return Path("diff.svg")
-    if options.model.endswith(GRAPH_FILES):
-        return Path(options.model).with_suffix(".memory.svg" if kind == "memory" else ".svg")
-    name = "memory.svg" if kind == "memory" else "optimized.svg" if chosen_level(options) else "graph.svg"
-    return default_folder(options.model) / name
+def wanted(options: SimpleNamespace) -> tuple[str, Path]:
+    """Which picture, and where: --svg FILE, --svg -o FILE, or -o FILE alone; likewise --memory and --diff.
+
+    Raises:
+        UsageError: two pictures, no model, or a place that takes no files.
+    """
+    kinds = [kind for kind in KINDS if getattr(options, kind) is not None] or ["svg"]
+    if len(kinds) > 1:
+        raise UsageError("--svg, --memory and --diff exclude each other", hint="one of them at a time")
+    kind, file = kinds[0], None
+    if kind != "diff":
+        options.model, file = model_and_file(options.model, getattr(options, kind), ".svg")
+    if (options.model is None) != (kind == "diff"):
+        hint = "python -m capture viz --diff A B, or python -m capture viz MODEL --svg [FILE]"
+        raise UsageError("--diff takes two graph files and no MODEL, the others a MODEL", hint=hint)
+    if not file and not options.output and kind != "diff" and options.model.endswith(GRAPH_FILES):
+        file = str(Path(options.model).with_suffix(".memory.svg" if kind == "memory" else ".svg"))
+    return kind, chosen_file(options.model, file, options.output, picture_name(options, kind))
+
+
+def picture_name(options: SimpleNamespace, kind: str) -> str:
+    if kind == "svg":
+        return "optimized.svg" if chosen_level(options) else "graph.svg"
+    return f"{kind}.svg"
 
 
 def graph_of(terminal: Terminal, options: SimpleNamespace, kind: str) -> Graph:

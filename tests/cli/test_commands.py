@@ -63,7 +63,7 @@ def test_export_onnx(cli, folder: Path) -> None:
 def test_export_needs_a_file_that_can_be_written(cli, folder: Path) -> None:
     done = cli("export", MODEL)
     assert done.code == 2
-    assert "--onnx FILE or --python FILE" in done.err
+    assert "--onnx [FILE] or --python [FILE]" in done.err
     (folder / "taken").write_text("a file")
     assert cli("export", MODEL, "--python", "taken/net.py").code == 2
     assert cli("export", MODEL, "--python", str(folder)).code == 2

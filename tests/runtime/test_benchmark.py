@@ -32,7 +32,7 @@ def collapse(log: Sequence[str]) -> str:
 def test_rounds_go_there_and_back() -> None:
     log: list[str] = []
     engines = {name: recorder(log, name) for name in "ABC"}
-    result = benchmark(engines, (torch.randn(2, 2),), warmup=2, iters=3, rounds=4)
+    result = benchmark(engines, (torch.randn(2, 2),), warmup=2, iters=22, rounds=4)
     assert collapse(log) == "ABC" + "ABCB" * 4 + "A"
     assert result.rounds == 4
     assert {name: len(row.samples) for name, row in result.rows.items()} == dict.fromkeys("ABC", 2 * 4 * 3)
@@ -116,8 +116,19 @@ def test_a_plan_fills_the_time(took, seconds, rounds, calls) -> None:
     assert plan(took, seconds, None, None) == (rounds, calls)
 
 
-def test_a_plan_keeps_what_was_asked_for() -> None:
-    assert plan({"a": 0.01}, 1.0, 7, 5) == (5, {"a": 7})
+@pytest.mark.parametrize(
+    ("iters", "rounds", "planned"),
+    [
+        (70, 5, (5, 7)),
+        (71, 5, (5, 8)),
+        (1, 2, (2, 1)),
+        (1, None, (1, 1)),
+        (6, None, (3, 1)),
+        (1000, None, (10, 50)),
+    ],
+)
+def test_iterations_are_the_calls_in_all(iters: int, rounds: int | None, planned: tuple[int, int]) -> None:
+    assert plan({"a": 0.01}, 1.0, iters, rounds) == (planned[0], {"a": planned[1]})
 
 
 def test_a_machine_that_gets_slower_ends_the_rounds_early(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,99 @@
+"""Words for what passes count and for operators: what people read in place of the keys that programs do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["told", "word_of"]
+
+# Pass | key: what one is called | what several are; {n} is how many, or a size.
+_TABLE = """
+eliminate-common-subexpressions | merged: {n} repeated op merged | {n} repeated ops merged
+eliminate-common-subexpressions | constants: {n} equal constant merged | {n} equal constants merged
+eliminate-dead-code | removed: {n} unused op removed | {n} unused ops removed
+eliminate-dead-code | constants: {n} unused constant dropped | {n} unused constants dropped
+fold-batch-norm | folded: {n} folded into the layer before it | {n} folded into the layers before them
+fold-constants | folded: {n} op computed once and for all | {n} ops computed once and for all
+fold-constants | constants: {n} new constant | {n} new constants
+fold-constants | selections: {n} choice by a constant mask | {n} choices by constant masks
+fuse | pointwise: {n} pointwise chain | {n} pointwise chains
+layout | conversions: channels-last, {n} conversion left | channels-last, {n} conversions left
+recompose | product: {n} product with a weight as linear | {n} products with a weight as linear
+schedule | arena_bytes: arena {n}
+schedule | saved_bytes: saves {n}
+simplify | changes nothing: {n} op that changes nothing | {n} ops that change nothing
+simplify | arithmetic that changes nothing: {n} neutral operation | {n} neutral operations
+simplify | undoes the operation before it: {n} undoes the op before it | {n} undo the op before them
+simplify | repeats the operation before it: {n} repeats the op before it | {n} repeat the op before them
+simplify | joined with the operation before it: {n} joined with the op before
+simplify | dropout outside training: {n} dropout outside training | {n} dropouts outside training
+simplify | joins one tensor alone: {n} cat of one tensor | {n} cats of one tensor
+simplify | joins tensors of which some are empty: {n} cat of empty tensors | {n} cats of empty tensors
+simplify | division by a power of two: {n} division by a power of two | {n} divisions by powers of two
+simplify | a product with a transposed weight: {n} product with a weight | {n} products with weights
+"""
+_PHRASES = {
+    tuple(key.split(" | ")): phrases.split(" | ")
+    for key, _, phrases in (line.partition(": ") for line in _TABLE.strip().splitlines())
+}
+_KERNELS = {"onednn": "oneDNN"}
+
+# ATen's internal names that capture's normal form cannot avoid; the names of the public functions.
+_WORDS = {
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "_native_batch_norm_legit_functional": "batch_norm",
+    "_native_batch_norm_legit": "batch_norm",
+    "native_batch_norm": "batch_norm",
+    "native_layer_norm": "layer_norm",
+    "native_group_norm": "group_norm",
+    "native_dropout": "dropout",
+    "_scaled_dot_product_flash_attention_for_cpu": "scaled_dot_product_attention",
+    "_softmax": "softmax",
+    "_log_softmax": "log_softmax",
+    "_to_copy": "to",
+    "_unsafe_view": "view",
+    "_assert_tensor_metadata": "assert_tensor_metadata",
+}
+
+
+def told(name: str, stats: Mapping[str, Any]) -> str:
+    """What the pass `name` did: ``{"folded": 53}`` as ``53 folded into the layers before them``."""
+    words, kernels = [], dict[str, list[str]]()
+    for key, value in stats.items():
+        library, _, kind = key.partition(".")
+        if library in _KERNELS and kind:
+            kernels.setdefault(_KERNELS[library], []).append(f"{value} {kind}")
+        else:
+            words.append(_phrase(name, key, value))
+    words += [f"{', '.join(kinds)} on {library}" for library, kinds in kernels.items()]
+    return ", ".join(filter(None, words))
+
+
+def _phrase(name: str, key: str, value: Any) -> str:
+    """One count in words; empty for a count of nothing."""
+    if not value or isinstance(value, (list, tuple)):
+        return ""
+    if not isinstance(value, (int, float)):
+        return f"{_KERNELS.get(key, key.replace('_', ' '))} {value}"
+    shown = human_size(value) if key.endswith("_bytes") else f"{value:g}"
+    if (name, key) in _PHRASES:
+        one, *many = _PHRASES[name, key]
+        return (many[0] if many and value != 1 else one).format(n=shown)
+    return f"{shown} {key.removesuffix('_bytes').replace('_', ' ')}"
+
+
+def human_size(number: float | None) -> str:
+    """Bytes as people read them: 9.2 MB (of a million bytes)."""
+    if number is None:
+        return "-"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number:.0f} B"
+
+
+def word_of(op: str) -> str:
+    """An operator's name without the namespace and the details: ``batch_norm``, ``add.Tensor``."""
+    plain = op.removeprefix("aten.")
+    return _WORDS.get(plain, plain)
