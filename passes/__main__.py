@@ -42,7 +42,7 @@ def _sections() -> Iterator[str]:
 
 
 def _options(cls: type[Pass]) -> Iterator[str]:
-    for field in dataclasses.fields(cls):
+    for field in (f for f in dataclasses.fields(cls) if f.repr):
         yield f"- `{field.name}` (default {field.default!r})"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -22,11 +22,28 @@ class PassResult:
         stats: counts worth telling ("folded": 53).
         fates: what became of captured ops, by id, where the pass knows better than what the manager sees
             by itself: ids that are gone from the graph, that moved into a fusion, whose op changed.
+        notes: lines that a user should see, such as a rewrite that was refused.
     """
 
     changed: bool
     stats: Mapping[str, Any] = field(default_factory=dict)
     fates: Mapping[int, Fate] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a pipeline tells its passes.
+
+    Attributes:
+        level: its optimisation level.
+        check_rewrites: whether each application of a rule is to be replayed.
+        inputs: the example inputs to replay with, as (args, kwargs), or None.
+    """
+
+    level: int = 2
+    check_rewrites: bool = False
+    inputs: tuple[Sequence[Any], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +60,8 @@ class Pass:
         """Edit `graph` in place."""
         raise NotImplementedError(f"{type(self).__name__} has no run()")
 
-    def at(self, level: int) -> Pass:
-        """The pass as a pipeline of that level runs it: itself, where the level says nothing to it."""
+    def at(self, setting: Setting) -> Pass:
+        """The pass as that pipeline runs it: itself, where the setting says nothing to it."""
         return self
 
 
@@ -58,6 +75,7 @@ class PassRecord:
     nodes_before: int
     nodes_after: int
     stats: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 _REGISTRY: dict[str, type[Pass]] = {}
@@ -109,7 +127,7 @@ def make_pass(spec: str | Pass) -> Pass:
     if brace and not rest.endswith("}"):
         raise UsageError(f"cannot read the pass {spec!r}", hint=f"{name}{{option=value}}")
     cls = _REGISTRY[name]
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.repr}
     options: dict[str, Any] = {}
     for item in filter(None, rest.removesuffix("}").split(",")):
         key, _, text = (part.strip() for part in item.partition("="))

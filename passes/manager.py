@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch.utils._python_dispatch import _disable_current_modes
 
 from capture.errors import CaptureError, UsageError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
-from passes.base import Pass, PassRecord, make_pass
+from passes.base import Pass, PassRecord, Setting, make_pass
 from passes.ledger import carriers, record_fates
 from passes.pipelines import PIPELINES
 
@@ -28,6 +29,9 @@ def optimize(
     verify: bool = False,
     dump_dir: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    check_rewrites: bool = False,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Graph:
     """Run a pipeline over a copy of the graph.
 
@@ -39,6 +43,9 @@ def optimize(
         verify: check every invariant before the first pass and after each.
         dump_dir: where given, the graph's text after each pass is written there.
         progress: called with each pass's name before it runs.
+        check_rewrites: run both sides of each application of a rule, in its own dtype and in fp64, and refuse
+            those that differ; the record of the pass lists them in its `notes`.
+        args, kwargs: example inputs, to record operands for that check; without them they are random.
 
     Returns:
         A new graph; its `history` has a `PassRecord` per pass, its `fates` a `Fate` per captured op that did
@@ -52,7 +59,9 @@ def optimize(
         raise UsageError(
             f"there is no optimisation level {level}", hint=f"one of {', '.join(map(str, PIPELINES))}"
         )
-    pipeline = [make_pass(p).at(level) for p in (PIPELINES[level] if passes is None else passes)]
+    inputs = None if args is None and kwargs is None else (tuple(args or ()), dict(kwargs or {}))
+    setting = Setting(level, check_rewrites, inputs)
+    pipeline = [make_pass(p).at(setting) for p in (PIPELINES[level] if passes is None else passes)]
     left_out = {make_pass(name).name for name in disable}
     work = graph.clone()
     if verify:
@@ -86,7 +95,9 @@ def run_pass(graph: Graph, step: Pass, *, verify: bool = False) -> PassRecord:
         error.add_note(f"in the pass {step.name}")
         raise
     record_fates(graph, step.name, stood_for, result.fates, step.reason)
-    record = PassRecord(step.name, seconds, result.changed, before, len(graph.nodes), result.stats)
+    record = PassRecord(
+        step.name, seconds, result.changed, before, len(graph.nodes), result.stats, result.notes
+    )
     graph.history.append(record)
     log.debug("%s: %d -> %d nodes, %s", step.name, before, record.nodes_after, dict(result.stats))
     return record

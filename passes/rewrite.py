@@ -25,11 +25,12 @@ from typing import Any
 from capture.errors import CaptureError, UsageError
 from capture.ir import Constant, Graph, Node, Value, op_name
 from passes.aliases import Aliases
-from passes.base import Pass, PassResult, register_pass
+from passes.base import Pass, PassResult, Setting, register_pass
 from passes.ledger import KEPT, REPLACED, Fate
 from passes.queries import nested_graphs
 from passes.rewriting.apply import Refused, apply, replacement_of
 from passes.rewriting.match import NO, Match, matches, refusal
+from passes.rewriting.replay import Recording, record, replay
 from passes.rewriting.rule import Rule, rules
 
 log = logging.getLogger("capture.passes.rewrite")
@@ -45,15 +46,20 @@ class Rewrite(Pass):
     rules: str = ""  # names joined by `+`; those of the level where empty
     level: int = 0  # the rules of this level and below; 0 for that of the pipeline
     check: bool = False  # run both sides of each application and compare
+    inputs: Any = field(default=None, repr=False, compare=False)  # example inputs to check with
 
     def run(self, graph: Graph) -> PassResult:
-        done = _Rewriting(self._chosen())
+        work = _Rewriting(self._chosen(), self.check)
+        if self.check and self.inputs is not None:
+            work.recording = record(graph, *self.inputs)
         for inner in nested_graphs(graph, fusions=False):
-            done.run(inner)
-        return PassResult(bool(done.applied), dict(done.applied), done.fates)
+            work.run(inner)
+        stats = {**work.applied, "refused": len(work.notes)} if work.notes else dict(work.applied)
+        return PassResult(bool(work.applied), stats, work.fates, tuple(work.notes))
 
-    def at(self, level: int) -> Pass:
-        return self if self.level else replace(self, level=level)
+    def at(self, setting: Setting) -> Pass:
+        check = self.check or setting.check_rewrites
+        return replace(self, level=self.level or setting.level, check=check, inputs=setting.inputs)
 
     def _chosen(self) -> list[Rule]:
         known = rules()
@@ -71,6 +77,10 @@ class _Rewriting:
     """The rules at work on one graph and its regions."""
 
     chosen: list[Rule]
+    check: bool
+    recording: Recording | None = None
+    notes: list[str] = field(default_factory=list)
+    differing: set[tuple[Any, ...]] = field(default_factory=set)
     applied: Counter[str] = field(default_factory=Counter)
     fates: dict[int, Fate] = field(default_factory=dict)
     constants: dict[Any, Constant] = field(default_factory=dict)
@@ -132,17 +142,40 @@ class _Rewriting:
                 if reason := refusal(match):
                     raise Refused(reason)
                 made = replacement_of(match)
+                recorded = self._replayed(match, made) if self.check else {}
                 origin = match.origin
                 mapping = apply(match, made, aliases, self.constants)
             except Refused as error:
                 self._refuse(match, str(error))
                 continue
+            if self.recording is not None:
+                self.recording.values.update((mapping[v], tensor) for v, tensor in recorded.items())
             self.applied[rule.name] += 1
             reason = f"by the rule {rule.name} ({rule.where.split('   ')[0]})"
             self.fates.update(dict.fromkeys(origin.ids, Fate(REPLACED, reason=reason)))
             log.debug("%s: applied at %s", rule.name, origin)
             return rule.name, [*match.leaves, *mapping.values()]
         return None
+
+    def _replayed(self, match: Match, made: Graph) -> dict[Value, Any]:
+        """Run both sides; returns the recorded run's values of the replacement.
+
+        Raises:
+            Refused: they differ.
+        """
+        key = (match.rule.name, *match.results)
+        if key in self.differing:
+            raise Refused("it differs")
+        reason, recorded = replay(match, made, self.recording)
+        if reason is None:
+            return recorded
+        self.differing.add(key)
+        log.warning("the rule %s is refused at %s: it %s", match.rule.name, match.origin, reason)
+        place = f" ({match.rule.where.split('   ')[0]})"
+        self.notes.append(
+            f"rewrite refused: the rule {match.rule.name}{place} at {match.origin}: it {reason}"
+        )
+        raise Refused(f"it {reason}")
 
     def _refuse(self, match: Match, reason: str) -> None:
         log.debug("%s: refused at %s: %s", match.rule.name, match.origin, reason)

@@ -1,0 +1,232 @@
+"""Replay a rewrite: run the matched piece and its replacement on the same operands, and compare.
+
+Operands are those recorded from the example inputs, and random ones, at several sizes where sizes vary. Each
+pair runs in its own dtype, judged against the matched piece in fp64 as `runtime.compare` judges a model, and
+in fp64, where the two must agree: rounding cannot hide a wrong formula there, nor fp64 a lost cast here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from capture.errors import CaptureError
+from capture.ir import Constant, Graph, Node, Range, ScalarType, Value, symbol
+from capture.ir.binding import bind_dims, bind_inputs
+from capture.ir.graph import free_dims, map_operand
+from capture.ir.interpreter import flatten_inputs, run_flat
+from capture.ir.types import type_names
+from capture.tolerances import tolerance
+from passes.queries import fixed_tensor
+from passes.rewriting.match import Match
+
+__all__ = ["Recording", "record", "replay"]
+
+_SIZES = ((2, 3, 5, 7, 11), (5, 2, 7, 3, 13), (1, 1, 1, 1, 1))  # of varying dims, in turn
+
+
+@dataclass
+class Recording:
+    """The values of a graph in one run on example inputs, and the sizes that it was run with."""
+
+    values: dict[Value, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Operands for the two sides. `kind` is "recorded" or "random"."""
+
+    kind: str
+    operands: list[torch.Tensor]
+    sizes: Mapping[str, int]
+
+
+def record(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Recording:
+    """Run the graph once on example inputs and keep every value; nothing is written back.
+
+    Raises:
+        CaptureError: the graph does not run on them.
+    """
+    flat = flatten_inputs(graph, args, kwargs)
+    made = Recording(dict(zip(graph.inputs, flat, strict=True)), bind_inputs(graph, flat))
+
+    def observe(node: Node, _: Sequence[Any], results: Sequence[Any]) -> None:
+        for value, result in zip(node.results, results, strict=True):
+            made.values[value] = result
+            bind_dims(value, result, made.sizes)
+
+    with torch.random.fork_rng(devices=[]):
+        run_flat(graph, flat, observe=observe)
+    return made
+
+
+def replay(match: Match, made: Graph, recording: Recording | None) -> tuple[str | None, dict[Value, Any]]:
+    """Run both sides of a rewrite and compare.
+
+    Returns:
+        Why it must not be done, None where the sides agree; and the recorded run's values of `made`.
+    """
+    names = sorted(_names(match))
+    piece, after = _with_sizes(_matched(match), names), _with_sizes(made, names)
+    recorded: dict[Value, Any] = {}
+    problems: list[str] = []
+    compared = False
+    for trial in _trials(match, names, recording):
+        kept: dict[Value, Any] = {}
+        try:
+            reference = _run(piece, trial, torch.float64)
+            before = _run(piece, trial)
+        except CaptureError as error:  # these operands do not suit the pattern: indices out of range, say
+            problems.append(f"{trial.kind}: {error.what}")
+            continue
+        try:
+            found, wide = _run(after, trial, keep=kept), _run(after, trial, torch.float64)
+        except CaptureError as error:
+            return f"the replacement fails on {trial.kind} operands: {error.what}", {}
+        compared = True
+        for old, new, exact, other in zip(before, found, reference, wide, strict=True):
+            reason = _differs(old, new, exact) or _differs(exact, other, exact)
+            if reason:
+                return f"differs on {trial.kind} operands: {reason}", {}
+        if trial.kind == "recorded":
+            copies = zip(made.nodes, after.nodes, strict=True)
+            pairs = (pair for one, other in copies for pair in zip(one.results, other.results, strict=True))
+            recorded = {value: kept[copy] for value, copy in pairs}
+    if not compared:
+        return f"cannot be checked ({'; '.join(problems) or 'no operands'})", {}
+    return None, recorded
+
+
+# -- operands
+
+
+def _trials(match: Match, names: Sequence[str], recording: Recording | None) -> Iterator[_Trial]:
+    if recording is not None:
+        held = [_recorded(match, value, recording) for value in match.leaves]
+        if all(isinstance(t, torch.Tensor) for t in held):
+            yield _Trial("recorded", held, {n: recording.sizes.get(n, 1) for n in names})
+    for number, sizes in enumerate(_SIZES[: 3 if names else 1]):
+        env = {n: _within(match.graph.dims.get(n, Range(0)), sizes[i % 5]) for i, n in enumerate(names)}
+        generator = torch.Generator().manual_seed(number)
+        yield _Trial("random", [_random(match, v, env, recording, generator) for v in match.leaves], env)
+
+
+def _recorded(match: Match, value: Value, recording: Recording) -> Any:
+    fixed = fixed_tensor(match.graph, value)
+    return recording.values.get(value) if fixed is None else fixed
+
+
+def _names(match: Match) -> set[str]:
+    """Names of the sizes that the piece depends on."""
+    found = set().union(*(type_names(v.type) for v in match.leaves), *map(free_dims, match.nodes))
+    return found.union(*(type_names(v.type) for node in match.nodes for v in node.results))
+
+
+def _within(bounds: Range, size: int) -> int:
+    size = max(bounds.lower, size)
+    return size if bounds.upper is None else min(bounds.upper, size)
+
+
+def _random(
+    match: Match,
+    value: Value,
+    env: Mapping[str, int],
+    recording: Recording | None,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """A constant as it is; normal numbers; integers like those recorded; booleans, a true in each row."""
+    fixed = fixed_tensor(match.graph, value)
+    if fixed is not None:
+        return fixed
+    type_ = value.tensor_type
+    shape = type_.concrete(env)
+    if type_.dtype is torch.bool:
+        made = torch.rand(shape, generator=generator) < 0.5
+        return made.index_fill(-1, torch.tensor([0]), True) if made.numel() and made.dim() else made
+    if type_.dtype.is_floating_point or type_.dtype.is_complex:
+        return torch.randn(shape, generator=generator).to(type_.dtype).to(type_.device)
+    seen = None if recording is None else recording.values.get(value)
+    known = isinstance(seen, torch.Tensor) and seen.numel()
+    low, high = (int(seen.min()), int(seen.max())) if known else (0, 1)
+    return torch.randint(low, high + 1, shape, generator=generator).to(type_.dtype).to(type_.device)
+
+
+# -- the two sides
+
+
+def _matched(match: Match) -> Graph:
+    """The matched nodes as a graph of their own."""
+    graph = Graph(match.rule.name)
+    graph.dims.update(match.graph.dims)
+    leaves = [(v, graph.add_input(f"x{i}", v.type)) for i, v in enumerate(match.leaves)]
+    mapping: dict[Value, Value] = dict(leaves)
+
+    def leaf(operand: Any) -> Any:
+        return mapping[operand] if isinstance(operand, Value) else operand
+
+    for node in match.nodes:
+        for value in node.operand_values:
+            if value not in mapping and isinstance(value, Constant):
+                data = value.tensor_type if value.tensor is None else value.tensor
+                mapping[value] = graph.add_constant(value.name, data)
+        kwargs = {k: map_operand(v, leaf) for k, v in node.kwargs.items()}
+        types = [v.type for v in node.results]
+        copy = graph.add_node(node.op, map_operand(node.operands, leaf), kwargs, types=types)
+        mapping.update(zip(node.results, copy.results, strict=True))
+    graph.set_results([mapping[v] for v in match.results])
+    return graph
+
+
+def _with_sizes(graph: Graph, names: Sequence[str]) -> Graph:
+    """The graph, taking the varying sizes as inputs too: operands may have only products of them."""
+    graph = graph.clone()
+    for name in names:
+        graph.dims.setdefault(name, Range(0))
+        graph.add_input(f"size_{name}", ScalarType("int", symbol(name)))
+    return graph
+
+
+def _run(
+    graph: Graph, trial: _Trial, dtype: torch.dtype | None = None, keep: dict[Value, Any] | None = None
+) -> list[Any]:
+    """The results for a trial; `keep` is given every value on the way.
+
+    Raises:
+        CaptureError: an operator refuses the operands.
+    """
+
+    def observe(node: Node, _: Sequence[Any], results: Sequence[Any]) -> None:
+        if keep is not None:
+            keep.update(zip(node.results, results, strict=True))
+
+    return run_flat(graph, [*trial.operands, *trial.sizes.values()], dtype=dtype, observe=observe)[0]
+
+
+# -- the verdict
+
+
+def _differs(old: torch.Tensor, new: torch.Tensor, exact: torch.Tensor) -> str:
+    """How the replacement's result differs from the matched piece's, given the latter in fp64; else ""."""
+    if (old.dtype, old.shape) != (new.dtype, new.shape):
+        return f"{new.dtype}{list(new.shape)} for {old.dtype}{list(old.shape)}"
+    if not (old.is_floating_point() or old.is_complex()):
+        wrong = int((old != new).sum())
+        return f"{wrong} of {old.numel()} elements" if wrong else ""
+    if not torch.equal(old.isnan(), new.isnan()):
+        return "NaN in other places"
+    infinite = old.isinf() | new.isinf()
+    if not torch.equal(old[infinite], new[infinite]):
+        return "infinite in other places"
+    wide = torch.complex128 if old.is_complex() else torch.float64
+    kept = old.isfinite() & exact.isfinite()
+    if not kept.any():
+        return ""
+    target = exact.to(wide)[kept]
+    scale = float(target.abs().max()) or 1.0
+    theirs, ours = (float((t.to(wide)[kept] - target).abs().max()) / scale for t in (old, new))
+    limit = max(2 * theirs, tolerance(old.dtype).floor)
+    return "" if ours <= limit else f"error {ours:.1e} against fp64, {limit:.1e} allowed"
