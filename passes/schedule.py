@@ -5,8 +5,9 @@
     %2 = small(%0)             ==>       %1 = big(%x)
     %3 = small(%1)                       %3 = small(%1)
 
-Candidates are the least-memory-first and depth-first orders, and one searched segment by segment, exactly
-where the budget allows. The order with the smallest planned arena wins.
+Candidates are one order searched segment by segment, exactly where the budget allows, and the
+least-memory-first (from either end) and depth-first orders. The one with the smallest planned arena wins; no
+order whatever needs less than `bound_bytes`.
 Does not fire where no candidate's arena is smaller than the given order's. Nodes with effects or random
 numbers keep their order among themselves, and nodes that write into memory their place among those that touch
 it.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from capture.ir import Graph
 from passes.base import Pass, PassResult, register_pass
@@ -24,7 +26,7 @@ from passes.liveness import liveness_of
 from passes.memory.plan import arena_bytes
 from passes.memory.sizes import Sizes
 from passes.ordering import Problem, best_order, problem_of
-from passes.ordering.heuristics import by_growth, by_need, depth_first, least_memory_first
+from passes.ordering.heuristics import heuristics
 
 ALIGNMENT = 64
 
@@ -34,7 +36,7 @@ ALIGNMENT = 64
 class Schedule(Pass):
     name = "schedule"
     beam: int = 64  # states that the beam search keeps
-    moves: int = 400_000  # budget of the searches: single moves looked at
+    moves: int = 1_000_000  # budget of the searches: single moves looked at
 
     def run(self, graph: Graph) -> PassResult:
         nodes = list(graph.nodes)
@@ -43,19 +45,20 @@ class Schedule(Pass):
         before, _ = arena_bytes(shared, liveness_of(shared, nodes, graph), sizes)
         problem = problem_of(graph, shared, sizes)
         best, arena = nodes, before
-        for order in self._candidates(problem) if before > problem.floor else ():
+        bound, orders = self._candidates(problem) if before > problem.floor else (problem.floor, ())
+        for order in orders:
             candidate = [nodes[task] for task in order]
             found, _ = arena_bytes(shared, liveness_of(shared, candidate, graph), sizes, limit=arena)
             if found < arena:
                 best, arena = candidate, found
         if best is nodes:
-            return PassResult(False, {"arena_bytes": before})
+            return PassResult(False, {"arena_bytes": before, "bound_bytes": bound})
         graph.reorder(best)
         graph.attach("buffers", replace(shared, version=graph.version))
-        return PassResult(True, {"arena_bytes": arena, "saved_bytes": before - arena})
+        stats = {"arena_bytes": arena, "bound_bytes": bound, "saved_bytes": before - arena}
+        return PassResult(True, stats)
 
-    def _candidates(self, problem: Problem) -> Iterator[list[int]]:
-        yield best_order(problem, beam=self.beam, moves=self.moves)
-        yield least_memory_first(problem, by_growth)
-        yield least_memory_first(problem, by_need)
-        yield depth_first(problem)
+    def _candidates(self, problem: Problem) -> tuple[int, Iterator[list[int]]]:
+        """A lower bound of every order's peak, and orders to try."""
+        found = best_order(problem, beam=self.beam, moves=self.moves)
+        return found.bound, chain([found.order], heuristics(problem))

@@ -1,11 +1,11 @@
-"""Words for what passes count and for operators: what people read in place of the keys that programs do."""
+"""Words for what passes count: what people read in place of the keys that programs do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["told", "word_of"]
+__all__ = ["human_size", "told"]
 
 # Pass | key: what one is called | what several are; {n} is how many, or a size.
 _TABLE = """
@@ -21,6 +21,7 @@ fuse | pointwise: {n} pointwise chain | {n} pointwise chains
 layout | conversions: channels-last, {n} conversion left | channels-last, {n} conversions left
 recompose | product: {n} product with a weight as linear | {n} products with a weight as linear
 schedule | arena_bytes: arena {n}
+schedule | bound_bytes: no order needs less than {n}
 schedule | saved_bytes: saves {n}
 simplify | changes nothing: {n} op that changes nothing | {n} ops that change nothing
 simplify | arithmetic that changes nothing: {n} neutral operation | {n} neutral operations
@@ -38,23 +39,6 @@ _PHRASES = {
     for key, _, phrases in (line.partition(": ") for line in _TABLE.strip().splitlines())
 }
 _KERNELS = {"onednn": "oneDNN"}
-
-# ATen's internal names that capture's normal form cannot avoid; the names of the public functions.
-_WORDS = {
-    "_native_batch_norm_legit_no_training": "batch_norm",
-    "_native_batch_norm_legit_functional": "batch_norm",
-    "_native_batch_norm_legit": "batch_norm",
-    "native_batch_norm": "batch_norm",
-    "native_layer_norm": "layer_norm",
-    "native_group_norm": "group_norm",
-    "native_dropout": "dropout",
-    "_scaled_dot_product_flash_attention_for_cpu": "scaled_dot_product_attention",
-    "_softmax": "softmax",
-    "_log_softmax": "log_softmax",
-    "_to_copy": "to",
-    "_unsafe_view": "view",
-    "_assert_tensor_metadata": "assert_tensor_metadata",
-}
 
 
 def told(name: str, stats: Mapping[str, Any]) -> str:
@@ -91,9 +75,3 @@ def human_size(number: float | None) -> str:
         if number >= scale:
             return f"{number / scale:.1f} {unit}"
     return f"{number:.0f} B"
-
-
-def word_of(op: str) -> str:
-    """An operator's name without the namespace and the details: ``batch_norm``, ``add.Tensor``."""
-    plain = op.removeprefix("aten.")
-    return _WORDS.get(plain, plain)

@@ -11,11 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from passes.ordering.heuristics import by_growth, by_need, depth_first, least_memory_first
+from passes.ordering.heuristics import heuristics
 from passes.ordering.problem import Problem
-from passes.ordering.search import Budget, Search
+from passes.ordering.search import Budget, Found, Search
 
-MOVES_A_TASK = 8  # about how many moves the beam looks at per task and state
+
+@dataclass(frozen=True)
+class Ordering:
+    """An order, its peak, and a lower bound on the peak of every order: equal where the order is optimal."""
+
+    order: list[int]
+    peak: int
+    bound: int
 
 
 @dataclass
@@ -28,7 +35,7 @@ class Segment:
     peak: int
 
 
-def best_order(problem: Problem, *, beam: int = 64, moves: int = 400_000) -> list[int]:
+def best_order(problem: Problem, *, beam: int = 64, moves: int = 1_000_000) -> Ordering:
     """An order with few bytes alive at its peak: exact in segments that the budget of moves suffices for.
 
     Args:
@@ -40,17 +47,18 @@ def best_order(problem: Problem, *, beam: int = 64, moves: int = 400_000) -> lis
     for segment in segments:
         _try_heuristics(segment)
     floor = 0  # no order of the whole has a lower peak: a segment below it need not be improved
-    found: dict[Problem, tuple[list[int] | None, int]] = {}  # blocks repeat: each is searched once
+    known: dict[Problem, Found] = {}  # blocks repeat: each is searched once
     for segment in sorted(segments, key=lambda s: -s.peak):
         if segment.peak <= floor:
             break
-        if segment.problem not in found:
-            found[segment.problem] = _search(segment, floor, beam, budget)
-        order, bound = found[segment.problem]
-        if order is not None:
-            _take(segment, order)
-        floor = max(floor, bound)
-    return [task for segment in segments for task in segment.order]
+        if segment.problem not in known:
+            known[segment.problem] = _search(segment, floor, beam, budget)
+        found = known[segment.problem]
+        if found.order is not None:
+            _take(segment, found.order)
+        floor = max(floor, min(found.bound, segment.peak))
+    order = [task for segment in segments for task in segment.order]
+    return Ordering(order, problem.peak(order), floor)
 
 
 def _try_heuristics(segment: Segment) -> None:
@@ -59,23 +67,30 @@ def _try_heuristics(segment: Segment) -> None:
     segment.peak = part.peak(range(part.count))
     if part.count < 3:
         return
-    for order in (least_memory_first(part, by_growth), least_memory_first(part, by_need), depth_first(part)):
+    for order in heuristics(part):
         _take(segment, order)
 
 
-def _search(segment: Segment, floor: int, beam: int, budget: Budget) -> tuple[list[int] | None, int]:
-    """An order of the part with a lower peak, if one is found; and a lower bound of its peak."""
+def _search(segment: Segment, floor: int, beam: int, budget: Budget) -> Found:
+    """An order of the part with a lower peak, if one is found, and a lower bound of its peak.
+
+    Args:
+        floor: what the whole needs anyway; no order of the part need be better.
+    """
     part = segment.problem
     share = Budget(budget.moves // 2)
-    exact = Search(part, share)
-    if segment.peak <= max(exact.floor, floor):
-        return None, exact.floor
-    order, certain = exact.exact(segment.peak)
+    found = Search(part, share, floor).exact(segment.peak)
     budget.moves -= budget.moves // 2 - share.moves
-    if certain:
-        return order, segment.peak if order is None else part.peak(order)
-    width = min(beam, max(1, budget.moves // (MOVES_A_TASK * part.count)))
-    return Search(part, budget).beam(width, segment.peak), exact.floor
+    if found.certain:
+        return found
+    order, peak = found.order, segment.peak if found.order is None else part.peak(found.order)
+    for backward in (True, False):
+        share = Budget(budget.moves // 2)
+        better = Search(part, share, floor).beam(beam, peak, backward=backward)
+        budget.moves -= budget.moves // 2 - share.moves
+        if better is not None:
+            order, peak = better, part.peak(better)
+    return Found(order, found.bound, False)
 
 
 def _take(segment: Segment, order: Sequence[int]) -> None:
@@ -166,4 +181,4 @@ def _part(problem: Problem, tasks: list[int], alive: dict[int, int]) -> Problem:
     )
 
 
-__all__ = ["best_order", "cuts", "hoisted"]
+__all__ = ["Ordering", "best_order", "cuts", "hoisted"]

@@ -1,8 +1,8 @@
-"""Orders found in near-linear time: least peak memory first, and depth first from the results."""
+"""Orders found in near-linear time: least memory first, from either end, and depth first from the results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 
 from passes.ordering.problem import Problem, Progress
@@ -20,18 +20,20 @@ def by_need(during: int, after: int, task: int) -> tuple[int, ...]:
     return (during, after, task)
 
 
-def least_memory_first(problem: Problem, key: Key) -> list[int]:
-    """Of the tasks that can run, always the one with the least key.
+def least_memory_first(problem: Problem, key: Key, *, backward: bool = False) -> list[int]:
+    """Of the tasks that can run, always the one with the least key; or, from the end, of those that can be
+    last.
 
-    What a task adds to the bytes alive changes only when it becomes the last reader of a buffer, so a heap of
-    the differences, with stale entries left in, is enough.
+    What a task changes differs only once it becomes the last reader of a buffer (from the end: once it no
+    longer is), so a heap of the differences, with stale entries left in, is enough.
     """
-    state = Progress(problem)
-    missing = [len(needed) for needed in problem.before]
+    state = Progress(problem, backward=backward)
+    following = problem.before if backward else problem.after
+    missing = [len(needed) for needed in (problem.after if backward else problem.before)]
 
     def entry(task: int) -> tuple[tuple[int, ...], int]:
-        during, after = state.cost(task)
-        return key(during - state.live, after - state.live, task), task
+        during, there = state.cost(task)
+        return key(during - state.live, there - state.live, -task if backward else task), task
 
     heap = [entry(task) for task in range(problem.count) if not missing[task]]
     heapify(heap)
@@ -43,17 +45,18 @@ def least_memory_first(problem: Problem, key: Key) -> list[int]:
             continue
         done[task] = True
         order.append(task)
-        state.run(task)
-        for later in problem.after[task]:
-            missing[later] -= 1
-            if not missing[later]:
-                heappush(heap, entry(later))
+        state.move(task)
+        for other in following[task]:
+            missing[other] -= 1
+            if not missing[other]:
+                heappush(heap, entry(other))
         for buffer in problem.touches[task]:
-            if state.waiting[buffer] == 1:
-                last = next(t for t in problem.readers[buffer] if not done[t])
-                if not missing[last]:
-                    heappush(heap, entry(last))
-    return order
+            readers = problem.readers[buffer]
+            if state.left[buffer] == (len(readers) - 1 if backward else 1):
+                for other in readers:
+                    if not missing[other] and not done[other]:
+                        heappush(heap, entry(other))
+    return order[::-1] if backward else order
 
 
 def depth_first(problem: Problem) -> list[int]:
@@ -79,6 +82,14 @@ def depth_first(problem: Problem) -> list[int]:
     return order
 
 
+def heuristics(problem: Problem) -> Iterator[list[int]]:
+    """Orders worth a look, each found in near-linear time."""
+    for backward in (False, True):
+        for key in (by_growth, by_need):
+            yield least_memory_first(problem, key, backward=backward)
+    yield depth_first(problem)
+
+
 def _need(problem: Problem) -> list[int]:
     """Per task, bytes to compute it alone beyond what it leaves, were the graph a tree."""
     need: list[int] = []
@@ -92,4 +103,4 @@ def _need(problem: Problem) -> list[int]:
     return need
 
 
-__all__ = ["by_growth", "by_need", "depth_first", "least_memory_first"]
+__all__ = ["by_growth", "by_need", "depth_first", "heuristics", "least_memory_first"]

@@ -78,39 +78,48 @@ class Problem:
     def peak(self, order: Sequence[int]) -> int:
         """The most bytes alive while the tasks run in that order."""
         state = Progress(self)
-        return max((state.run(task) for task in order), default=self.start)
+        return max((state.move(task) for task in order), default=self.start)
 
 
 class Progress:
-    """How far a run has come: bytes alive, and who still reads each buffer."""
+    """How far a run has come: bytes alive, and who still reads each buffer.
 
-    def __init__(self, problem: Problem) -> None:
+    Args:
+        backward: tasks are taken back from the end instead: a buffer comes alive with the last of its readers
+            and is gone with its maker.
+    """
+
+    def __init__(self, problem: Problem, *, backward: bool = False) -> None:
         self.problem = problem
+        self.backward = backward
+        self.left = [len(readers) for readers in problem.readers]  # those still to be moved
+        self.turn = list(self.left) if backward else [1] * len(self.left)  # when a move ends its life
         self.live = problem.start
-        self.waiting = [len(readers) for readers in problem.readers]
+        if backward:
+            self.live = problem.base + sum(s for s, k in zip(problem.sizes, problem.kept, strict=True) if k)
 
     def cost(self, task: int) -> tuple[int, int]:
-        """(bytes alive while the task runs, bytes alive after it), if it ran now."""
-        problem, waiting = self.problem, self.waiting
-        during = self.live
+        """(bytes alive while the task runs, bytes alive on its other side), if it were moved now."""
+        problem = self.problem
+        grown = freed = reused = 0
         for buffer in problem.makes[task]:
-            during += problem.sizes[buffer]
-        freed = 0
+            grown += problem.sizes[buffer]
         for buffer in problem.touches[task]:
-            if waiting[buffer] == 1 and not problem.kept[buffer]:
+            if self.left[buffer] == self.turn[buffer] and not problem.kept[buffer]:
                 freed += problem.sizes[buffer]
-        after = during - freed
         for made, read in problem.reuses[task]:
-            if waiting[read] == 1 and not problem.kept[read]:
-                during -= problem.sizes[made]
+            if self.left[read] == self.turn[read] and not problem.kept[read]:
+                reused = problem.sizes[made]
                 break
-        return during, after
+        if self.backward:
+            return self.live + freed - reused, self.live + freed - grown
+        return self.live + grown - reused, self.live + grown - freed
 
-    def run(self, task: int) -> int:
-        """Run the task; returns the bytes alive meanwhile."""
+    def move(self, task: int) -> int:
+        """Run the task, or take it back; returns the bytes alive meanwhile."""
         during, self.live = self.cost(task)
         for buffer in self.problem.touches[task]:
-            self.waiting[buffer] -= 1
+            self.left[buffer] -= 1
         return during
 
 

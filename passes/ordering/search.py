@@ -2,8 +2,14 @@
 
 The bytes alive after a set of tasks has run depend on the set alone, so a set reached at two peaks need be
 followed from the lower one only (Ahn et al., "Ordering Chaos", MLSys 2020, search the same space by dynamic
-programming). A safe move, a task that fits under the peak so far and leaves no more alive than before, is
-made at once: it can only lower what any other task finds.
+programming). Two more things keep the space small:
+
+- A safe move, a task that fits under the peak so far and leaves no more alive than before, is made at once.
+  The bytes alive are a submodular function of the set: what the move saves now it saves at least later. (That
+  holds with writing in place too, since what is written over is as large as what is written.)
+- Both ends: one search runs tasks from the start, another takes them back from the end. An order exists only
+  if both get through, so the first to run dry has proven that none does; one direction's poor choices are
+  rarely the other's.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from passes.ordering.problem import Problem
 
@@ -27,147 +33,224 @@ class Budget:
 
 
 class State(NamedTuple):
-    """A set of tasks that have run, and how: bytes alive, peak so far, the ready tasks, and the way here."""
+    """A set of tasks that have run, and how: bytes alive, peak so far, tasks to move next, the way here."""
 
     done: int
     live: int
     peak: int
     ready: tuple[int, ...]
-    way: tuple[object, int] | None
+    way: tuple[Any, int] | None
 
 
-class Search:
-    """Searches one problem. Sets of tasks are bit masks."""
+@dataclass(frozen=True)
+class Found:
+    """What an exact search has found.
 
-    def __init__(self, problem: Problem, budget: Budget) -> None:
+    Attributes:
+        order: the best order below the limit, or None.
+        bound: no order has a lower peak than this (the limit, where none is below it).
+        certain: whether `order` is the best there is, or none is below the limit.
+    """
+
+    order: list[int] | None
+    bound: int
+    certain: bool
+
+
+class Walk:
+    """Moves in one direction: tasks run, or are taken back from the end. Sets of tasks are bit masks."""
+
+    def __init__(self, problem: Problem, budget: Budget, *, backward: bool = False) -> None:
         self.problem = problem
         self.budget = budget
-        self.all = (1 << problem.count) - 1
-        self.before = [_mask(needed) for needed in problem.before]
-        self.readers = [_mask(tasks) for tasks in problem.readers]
+        self.backward = backward
+        everything = (1 << problem.count) - 1
+        self.first, self.last = (everything, 0) if backward else (0, everything)
+        self.next = problem.before if backward else problem.after
+        self.needs = [_mask(tasks) for tasks in (problem.after if backward else problem.before)]
         self.growth = [sum(problem.sizes[b] for b in made) for made in problem.makes]
-
-    # -- moves -------------------------------------------------------------------------------------------
+        readers = [_mask(tasks) for tasks in problem.readers]
+        self.frees = [
+            [(readers[b], problem.sizes[b]) for b in touched if problem.sizes[b] and not problem.kept[b]]
+            for touched in problem.touches
+        ]
+        self.reuses = [
+            [(readers[read], problem.sizes[made]) for made, read in pairs if not problem.kept[read]]
+            for pairs in problem.reuses
+        ]
 
     def cost(self, done: int, live: int, task: int) -> tuple[int, int]:
-        """(bytes alive while the task runs, bytes alive after it) where `done` have run."""
-        problem = self.problem
-        now = done | 1 << task
-        during = live + self.growth[task]
-        after = during
-        for buffer in problem.touches[task]:
-            if not problem.kept[buffer] and not self.readers[buffer] & ~now:
-                after -= problem.sizes[buffer]
-        for made, read in problem.reuses[task]:
-            if not problem.kept[read] and not self.readers[read] & ~now:
-                during -= problem.sizes[made]
+        """(bytes alive while the task runs, bytes alive on its other side)."""
+        now = done if self.backward else done | 1 << task
+        freed = 0
+        for readers, size in self.frees[task]:
+            if readers & now == readers:
+                freed += size
+        during = live + (freed if self.backward else self.growth[task])
+        there = during - (self.growth[task] if self.backward else freed)
+        for readers, size in self.reuses[task]:
+            if readers & now == readers:
+                during -= size
                 break
-        return during, after
+        return during, there
 
     def start(self, peak: int) -> State:
         problem = self.problem
-        ready = tuple(t for t in range(problem.count) if not problem.before[t])
-        return self.settle(State(0, problem.start, peak, ready, None))
+        kept = problem.base + sum(s for s, k in zip(problem.sizes, problem.kept, strict=True) if k)
+        ready = tuple(t for t in range(problem.count) if not self.needs[t])
+        live = kept if self.backward else problem.start
+        return State(self.first, live, max(peak, live), ready, None)
 
-    def run(self, state: State, task: int, during: int, after: int) -> State:
-        done = state.done | 1 << task
-        ready = tuple(t for t in state.ready if t != task)
-        ready += tuple(t for t in self.problem.after[task] if not self.before[t] & ~done)
-        return State(done, after, max(state.peak, during), ready, (state.way, task))
+    def move(self, state: State, task: int, during: int, there: int) -> State:
+        done = state.done ^ 1 << task
+        waiting = done if self.backward else ~done
+        needs = self.needs
+        ready = [t for t in state.ready if t != task]
+        ready += [t for t in self.next[task] if not needs[t] & waiting]
+        return State(done, there, max(state.peak, during), tuple(ready), (state.way, task))
 
     def settle(self, state: State) -> State:
         """Make safe moves until there is none."""
         moved = True
         while moved and self.budget.moves > 0:
             moved = False
-            for task in state.ready:
+            done, live, peak, ready, _ = state
+            for task in ready:
                 self.budget.moves -= 1
-                during, after = self.cost(state.done, state.live, task)
-                if during <= state.peak and after <= state.live:
-                    state = self.run(state, task, during, after)
+                during, there = self.cost(done, live, task)
+                if during <= peak and there <= live:
+                    state = self.move(state, task, during, there)
                     moved = True
                     break
         return state
 
     def followers(self, state: State, limit: int) -> Iterator[State]:
-        """What one more task leads to, where the peak stays below `limit`."""
+        """What one more move leads to, where the peak stays below `limit`."""
+        self.budget.moves -= len(state.ready)
         for task in state.ready:
-            self.budget.moves -= 1
-            during, after = self.cost(state.done, state.live, task)
+            during, there = self.cost(state.done, state.live, task)
             if during < limit:
-                yield self.settle(self.run(state, task, during, after))
+                yield self.settle(self.move(state, task, during, there))
 
-    # -- searches ----------------------------------------------------------------------------------------
+    def moved(self, state: State) -> int:
+        """How many tasks have been moved."""
+        run = state.done.bit_count()
+        return self.problem.count - run if self.backward else run
 
-    def exact(self, limit: int) -> tuple[list[int] | None, bool]:
-        """Best first on the peak: an order whose peak is the least and below `limit`.
 
-        Returns:
-            (order or None where there is none below the limit, whether this is certain: the budget sufficed).
-        """
+class _Front:
+    """The states that one direction has reached: the best of each set, those not yet followed on a heap."""
+
+    def __init__(self, walk: Walk, floor: int) -> None:
+        self.walk = walk
+        first = walk.start(floor)
+        settled = walk.settle(first)
+        self.best = {first.done: first, settled.done: settled}
+        self.heap = [(settled.peak, 0, 0, settled)]
+        self.effort = 0
+
+    def top(self) -> int | None:
+        """The least peak of what is to be followed; None at the end."""
+        while self.heap and self.best[self.heap[0][3].done] is not self.heap[0][3]:
+            heappop(self.heap)
+        return self.heap[0][0] if self.heap else None
+
+    def follow(self, limit: int) -> Iterator[State]:
+        """Follow the state with the least peak, of these the farthest; gives the states that are new or
+        better."""
+        before = self.walk.budget.moves
+        state = heappop(self.heap)[3]
+        for following in self.walk.followers(state, limit):
+            known = self.best.get(following.done)
+            if known is None or following.peak < known.peak:
+                self.best[following.done] = following
+                entry = (following.peak, -self.walk.moved(following), len(self.best) + len(self.heap))
+                heappush(self.heap, (*entry, following))
+                yield following
+        self.effort += before - self.walk.budget.moves
+
+
+class Search:
+    """Searches one problem; an order with a peak of `enough` is as good as any."""
+
+    def __init__(self, problem: Problem, budget: Budget, enough: int = 0) -> None:
+        self.problem = problem
+        self.budget = budget
+        self.enough = enough
+
+    def exact(self, limit: int) -> Found:
+        """Best first on the peak, from both ends in turn: an order with the least peak, if below `limit`."""
         if self.floor >= limit:
-            return None, True
-        first = self.start(self.floor)
-        best = {first.done: first.peak}
-        heap = [(first.peak, -first.done.bit_count(), 0, first)]
-        pushed = 0
-        while heap:
-            peak, _, _, state = heappop(heap)
-            if state.done == self.all:
-                return _tasks(state), True
-            if best[state.done] < peak:
-                continue
+            return Found(None, limit, True)
+        fronts = [_Front(Walk(self.problem, self.budget, backward=b), self.floor) for b in (False, True)]
+        order: list[int] | None = None
+        reached = [(front, state) for front in fronts for state in front.best.values()]
+        while True:
+            for front, state in reached:
+                other = fronts[front is fronts[0]]
+                meeting = other.best.get(state.done)
+                peak = max(state.peak, meeting.peak) if meeting is not None else limit
+                if meeting is not None and peak < limit:
+                    order = _joined(state, meeting) if front is fronts[0] else _joined(meeting, state)
+                    limit = peak
+            tops = [front.top() for front in fronts]
+            if any(top is None or top >= limit for top in tops):
+                return Found(order, limit, True)
             if self.budget.moves <= 0:
-                return None, False
-            for following in self.followers(state, limit):
-                known = best.get(following.done)
-                if known is None or following.peak < known:
-                    best[following.done] = following.peak
-                    pushed += 1
-                    heappush(heap, (following.peak, -following.done.bit_count(), pushed, following))
-        return None, True
+                return Found(order, max(top for top in tops if top is not None), False)
+            front = min(fronts, key=lambda f: f.effort)
+            reached = [(front, state) for state in front.follow(limit)]
 
-    def beam(self, width: int, limit: int) -> list[int] | None:
-        """Follow the `width` best sets of each size to an order with a peak below `limit`, if one is met."""
-        first = self.start(self.floor)
+    def beam(self, width: int, limit: int, *, backward: bool = False) -> list[int] | None:
+        """Follow the `width` best sets of each size to an order with a peak below `limit`, if one is met.
+
+        Fewer than `width` where the budget, spread over the sizes to come, does not suffice.
+        """
+        walk = Walk(self.problem, self.budget, backward=backward)
+        first = walk.settle(walk.start(self.floor))
         levels: list[dict[int, State]] = [{} for _ in range(self.problem.count + 1)]
-        levels[first.done.bit_count()][first.done] = first
-        for level in levels[:-1]:
+        levels[walk.moved(first)][first.done] = first
+        for size, level in enumerate(levels[:-1]):
             kept = sorted(level.values(), key=lambda s: (s.peak, s.live))[:width]
             level.clear()
-            for state in kept:
-                if self.budget.moves <= 0:
-                    return None
-                for following in self.followers(state, limit):
-                    there = levels[following.done.bit_count()]
+            reserve = self.budget.moves - self.budget.moves // (self.problem.count - size)
+            for i, state in enumerate(kept):
+                if self.budget.moves <= (reserve if i else 0):
+                    break
+                for following in walk.followers(state, limit):
+                    there = levels[walk.moved(following)]
                     known = there.get(following.done)
                     if known is None or following.peak < known.peak:
                         there[following.done] = following
-        ends = levels[-1].get(self.all)
-        return None if ends is None else _tasks(ends)
+        end = levels[-1].get(walk.last)
+        if end is None:
+            return None
+        order = _way(end)
+        return order if backward else order[::-1]
 
     # -- bounds ------------------------------------------------------------------------------------------
 
     @cached_property
     def floor(self) -> int:
-        """Bytes that every order needs at some step: for each task, what is surely alive while it runs.
+        """`enough`, or the bytes that every order needs at some step: what is surely alive while a task runs.
 
         That is what it makes and reads, and what was made for it or before it and is needed after it.
         """
         problem = self.problem
         if problem.count > FLOOR_TASKS:
-            return problem.floor
+            return max(problem.floor, self.enough)
         ancestors, descendants = self._ancestors(), self._descendants()
+        readers = [_mask(tasks) for tasks in problem.readers]
         makers = [0] * len(problem.sizes)
         for task, made in enumerate(problem.makes):
             for buffer in made:
                 makers[buffer] = 1 << task
-        most = problem.floor
+        most = max(problem.floor, self.enough)
         for task, touched in enumerate(problem.touches):
             surely = problem.base - max((problem.sizes[made] for made, _ in problem.reuses[task]), default=0)
             for buffer, size in enumerate(problem.sizes):
                 there = not makers[buffer] or makers[buffer] & ancestors[task]
-                needed = problem.kept[buffer] or self.readers[buffer] & descendants[task]
+                needed = problem.kept[buffer] or readers[buffer] & descendants[task]
                 if (there and needed) or buffer in touched:
                     surely += size
             most = max(most, surely)
@@ -196,14 +279,19 @@ def _mask(tasks: tuple[int, ...]) -> int:
     return mask
 
 
-def _tasks(state: State) -> list[int]:
-    """The order that led to a state."""
+def _way(state: State) -> list[int]:
+    """The moves that led to a state, the last one first."""
     order: list[int] = []
     way = state.way
     while way is not None:
-        order.append(way[1])
-        way = way[0]  # type: ignore[assignment]
-    return order[::-1]
+        way, task = way
+        order.append(task)
+    return order
 
 
-__all__ = ["Budget", "Search"]
+def _joined(forward: State, backward: State) -> list[int]:
+    """The order through a set that both directions have reached."""
+    return _way(forward)[::-1] + _way(backward)
+
+
+__all__ = ["Budget", "Found", "Search"]
