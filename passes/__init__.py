@@ -4,7 +4,7 @@ from passes.base import Pass, PassRecord, PassResult, make_pass, parse_passes, r
 from passes.ledger import Fate, LedgerRow, fates_of, ledger
 from passes.manager import optimize, run_pass
 from passes.pipelines import PIPELINES
-from passes.rewriting import Match, Rule, register_rule, remove_rule, rules
+from passes.rewriting import Match, Rule, load_rules, register_rule, remove_rule, rules
 
 # isort: split
 # Each of these registers its pass.
@@ -25,6 +25,6 @@ from passes import (  # noqa: F401
 
 __all__ = [
     "PIPELINES", "Fate", "LedgerRow", "Match", "Pass", "PassRecord", "PassResult", "Rule", "fates_of",
-    "ledger", "make_pass", "optimize", "parse_passes", "register_pass", "register_rule", "registered",
-    "remove_rule", "rules", "run_pass",
+    "ledger", "load_rules", "make_pass", "optimize", "parse_passes", "register_pass", "register_rule",
+    "registered", "remove_rule", "rules", "run_pass",
 ]  # fmt: skip

@@ -27,11 +27,13 @@ class Fate:
             "removed" (not computed, nor needed) or "replaced" (another op computes it).
         pass_name: the pass that did it; the manager fills it in.
         reason: half a sentence for people: "its result is used nowhere".
+        final: whether it stays, whatever becomes of the node that stands for the op now.
     """
 
     kind: str
     pass_name: str = ""
     reason: str = ""
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _see_move(graph: Graph, pass_name: str, number: int, before: Iterable[Any], 
 
 def _settle(graph: Graph, number: int, fate: Fate) -> None:
     known = graph.fates.get(number)
-    if known is None or known.kind not in _SETTLED:
+    if known is None or not (known.final or known.kind in _SETTLED):
         graph.fates[number] = fate
 
 

@@ -59,7 +59,9 @@ class Rewrite(Pass):
 
     def at(self, setting: Setting) -> Pass:
         check = self.check or setting.check_rewrites
-        return replace(self, level=self.level or setting.level, check=check, inputs=setting.inputs)
+        return replace(
+            self, level=self.level or setting.level, check=check, inputs=self.inputs or setting.inputs
+        )
 
     def _chosen(self) -> list[Rule]:
         known = rules()
@@ -152,7 +154,7 @@ class _Rewriting:
                 self.recording.values.update((mapping[v], tensor) for v, tensor in recorded.items())
             self.applied[rule.name] += 1
             reason = f"by the rule {rule.name} ({rule.where.split('   ')[0]})"
-            self.fates.update(dict.fromkeys(origin.ids, Fate(REPLACED, reason=reason)))
+            self.fates.update(dict.fromkeys(origin.ids, Fate(REPLACED, reason=reason, final=True)))
             log.debug("%s: applied at %s", rule.name, origin)
             return rule.name, [*match.leaves, *mapping.values()]
         return None

@@ -90,7 +90,7 @@ def _settings(path: Path) -> tuple[str, bool, Recipe]:
 def _pass_text(given: str | Pass) -> str:
     """A pass as `make_pass` reads it: ``fuse{max_ops=8}``."""
     step = make_pass(given)
-    fields = [(f, getattr(step, f.name)) for f in dataclasses.fields(step)]
+    fields = [(f, getattr(step, f.name)) for f in dataclasses.fields(step) if f.repr]
     options = ",".join(f"{f.name}={value}" for f, value in fields if value != f.default)
     return f"{step.name}{{{options}}}" if options else step.name
 

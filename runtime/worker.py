@@ -1,8 +1,9 @@
 """One engine in a process of its own: loads a model, answers with times. Started by runtime/processes.py.
 
 The argument is a JSON object: ``engine`` (eager, aten, onnx or inductor), ``model`` and whatever else
-`capture.loading.load` takes, ``level``, ``disable``, ``passes``, ``frontend``, ``dynamic``, ``seed``,
-``threads``, ``warmup``. Each line on stdin, ``{"calls": n}``, is answered by ``{"samples": [ms, ...]}``.
+`capture.loading.load` takes, ``level``, ``disable``, ``passes``, ``rules``, ``frontend``, ``dynamic``,
+``seed``, ``threads``, ``warmup``. Each line on stdin, ``{"calls": n}``, is answered by
+``{"samples": [ms, ...]}``.
 """
 
 from __future__ import annotations
@@ -48,10 +49,13 @@ def main() -> None:
 def prepare(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The call to be timed, and what it cost to make and whether it is right."""
     from capture.loading import load, parse_dynamic, parse_input
+    from passes import load_rules
     from runtime.compare import compare
     from runtime.compile import compile
     from runtime.reference import runnable
 
+    for path in spec.get("rules", ()):
+        load_rules(path)
     torch.manual_seed(spec.get("seed", 0))
     inputs: Any = spec.get("inputs_file")
     if spec.get("inputs"):

@@ -26,7 +26,7 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
         "model": options.model, "batch": options.batch, "weights": options.weights, "inputs": options.inputs,
         "inputs_file": options.inputs_file, "allow_pickle": options.allow_pickle, "seed": options.seed,
         "frontend": options.frontend, "dynamic": options.dynamic, "level": chosen_level(options, default=2),
-        "disable": disabled(options), "passes": options.passes,
+        "disable": disabled(options), "passes": options.passes, "rules": options.rules,
     }  # fmt: skip
     found = benchmark_processes(
         {name: {**common, "engine": name} for name in names},

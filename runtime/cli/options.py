@@ -87,6 +87,17 @@ OPTIMIZE: tuple[Decorator, ...] = (
     ),
     _option("--passes", type=COMMAS, metavar="a,b{option=1}", help="run these passes in place of a level's"),
     _option("--disable-pass", "disable", type=COMMAS, multiple=True, metavar="a,b", help="leave passes out"),
+    _option(
+        "--rules",
+        multiple=True,
+        metavar="FILE.py",
+        help="a file of yours that registers rewrite rules or passes; may be repeated",
+    ),
+    _option(
+        "--check-rewrites",
+        is_flag=True,
+        help="run both sides of each rewrite on recorded and random operands; refuse those that differ",
+    ),
     _option("--verify", is_flag=True, help="check every invariant of the graph after each pass"),
     _option("--dump-dir", metavar="DIR", help="write the graph's text after each pass there"),
 )

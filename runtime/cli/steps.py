@@ -6,8 +6,8 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from capture import Graph, capture
 from capture.errors import UsageError
 from capture.loading import Loaded, load, parse_dynamic, parse_input
-from passes import optimize
-from passes.base import make_pass
+from passes import PIPELINES, Pass, load_rules, make_pass, optimize
+from passes.rewrite import Rewrite
 from runtime.benchmark import num_threads
 from runtime.cli.terminal import Terminal
 from runtime.compile import Compiled, compile
@@ -67,6 +67,8 @@ def load_model(terminal: Terminal, options: SimpleNamespace) -> Loaded:
 def check_options(options: SimpleNamespace) -> None:
     """Find out what is wrong with the options before anything long is done."""
     dynamic_shapes(options)
+    for path in options.rules:
+        load_rules(path)
     for name in (*(options.passes or ()), *disabled(options)):
         make_pass(name)
 
@@ -81,6 +83,16 @@ def chosen_level(options: SimpleNamespace, default: int = 0) -> int:
 def disabled(options: SimpleNamespace) -> list[str]:
     """--disable-pass may be repeated, and takes lists."""
     return [name for names in options.disable for name in names]
+
+
+def pipeline(options: SimpleNamespace, level: int, loaded: Loaded) -> Sequence[str | Pass] | None:
+    """--passes where given; with --check-rewrites rules are checked on the example inputs."""
+    chosen: Sequence[str | Pass] | None = options.passes or None
+    if not options.check_rewrites:
+        return chosen
+    steps = [make_pass(step) for step in (chosen or PIPELINES[level])]
+    inputs = (loaded.args, loaded.kwargs)
+    return [replace(s, check=True, inputs=inputs) if isinstance(s, Rewrite) else s for s in steps]
 
 
 def dynamic_shapes(options: SimpleNamespace) -> Any:
@@ -112,7 +124,7 @@ def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded,
         captured,
         level,
         disabled(options),
-        passes=options.passes or None,
+        passes=pipeline(options, level, loaded),
         verify=options.verify,
         dump_dir=options.dump_dir,
         progress=lambda name: terminal.say(f"optimizing: {name}"),
@@ -130,7 +142,7 @@ def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, 
         backend=options.backend,
         dynamic_shapes=dynamic_shapes(options),
         disable=disabled(options),
-        passes=options.passes or None,
+        passes=pipeline(options, level, loaded),
         frontend=options.frontend,
         verify=options.verify,
         dump_dir=options.dump_dir,
