@@ -18,8 +18,10 @@ from capture.ir import Graph, TensorType
 from capture.ir.interpreter import flatten_inputs
 from passes import optimize
 from passes.base import Pass
+from runtime.attributes import ModuleGuards
 from runtime.executables import AtenExecutable, EagerExecutable, Executable, InterpretedGraph, OnnxExecutable
-from runtime.guards import InputGuards, WeightGuards
+from runtime.guards import InputGuards
+from runtime.weights import WeightGuards
 
 if TYPE_CHECKING:
     from runtime.report import Report
@@ -81,7 +83,8 @@ class Compiled:
         spec = self.captured.out_spec
         self._single = spec is not None and spec.is_leaf()
         self._eager = self.module if isinstance(self.executable, EagerExecutable) else None
-        self._training = self.module is not None and self.module.training
+        guarded = self.module is not None and self._eager is None
+        self._module_guards = ModuleGuards(self.module) if guarded else None
         self._devices = _device_types(self.captured)
         self._report: Report | None = None
 
@@ -110,7 +113,9 @@ class Compiled:
         if self._eager is not None:  # the model looks after its own inputs
             with torch.no_grad():
                 return self._eager(*args, **kwargs)
-        self._check_mode()
+        if self._module_guards is not None:
+            self._module_guards.check()
+        self._check_autocast()
         flat = args if self._flat_args and not kwargs else flatten_inputs(self.captured, args, kwargs)
         self._inputs.check(flat)
         if self._weights is not None and not self._weights.fresh:
@@ -124,13 +129,7 @@ class Compiled:
             return results[0] if len(results) == 1 else tuple(results)
         return pytree.tree_unflatten(results, spec)
 
-    def _check_mode(self) -> None:
-        if self.module is not None and self.module.training != self._training:
-            raise GuardError(
-                f"captured {_mode(self._training)}, the model is {_mode(not self._training)} now",
-                why="dropout and normalisation differ between the two",
-                hint="model.eval(), or compile it again",
-            )
+    def _check_autocast(self) -> None:
         if any(map(torch.is_autocast_enabled, self._devices)):
             raise GuardError(
                 "captured without torch.autocast, called under it",
@@ -143,17 +142,26 @@ class Compiled:
         return None if self.backend == "eager" else WeightGuards(self.captured, self.module)
 
     def _refreeze(self) -> None:
-        """Fold and pack again from the weights as they are now."""
+        """Fold and pack again from the weights as they are now. Where that fails all stays as it was."""
         with self._lock:
             if self._weights is None or self._weights.fresh:  # another thread was here first
                 return
-            for name, tensor in self._weights.current().items():
-                self.captured.constants[name].tensor = tensor
-            watch = self._guard_weights()  # from before they are read: a change meanwhile is not missed
-            graph = self.recipe.optimize(self.captured)
-            self.executable = make_executable(self.backend, graph, self.captured, self.module, self.recipe)
-            self.graph, self._weights = graph, watch
+            before = {name: c.tensor for name, c in self.captured.constants.items()}
+            try:
+                self._take(self._weights.current())
+                watch = self._guard_weights()  # from before they are read: a change meanwhile is not missed
+                graph = self.recipe.optimize(self.captured)
+                made = make_executable(self.backend, graph, self.captured, self.module, self.recipe)
+            except BaseException:
+                self._take(before)
+                raise
+            self.graph, self.executable, self._weights = graph, made, watch
+            self._inputs = InputGuards(self.captured)
             self.recompiles += 1
+
+    def _take(self, weights: Mapping[str, torch.Tensor | None]) -> None:
+        for name, tensor in weights.items():
+            self.captured.constants[name].tensor = tensor
 
     def save(self, folder: str | Path) -> None:
         """Write the compiled model to a folder: graphs with weights, settings, and the source to read."""
@@ -266,7 +274,3 @@ def _device_types(graph: Graph) -> list[str]:
     values = (*graph.inputs, *graph.constants.values(), *(v for n in graph.nodes for v in n.results))
     found = {v.type.device.type for v in values if isinstance(v.type, TensorType)}
     return sorted(filter(torch.amp.is_autocast_available, found))
-
-
-def _mode(training: bool) -> str:
-    return "in training mode" if training else "in evaluation mode"

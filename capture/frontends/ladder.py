@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from capture.errors import ModelError, UsageError
+from capture.frontends.attribute_names import assigned_numbers
 from capture.frontends.dispatch import capture_with_dispatch
 from capture.frontends.export import capture_exported, capture_with_export
 from capture.frontends.failures import Failure, UnsoundError, combined_error, user_frame
@@ -135,8 +136,9 @@ def _attempt(
     check_writes(graph, pytree.tree_leaves((args, kwargs)))
     changed = [*guard.changed, *assigned]
     unsure = name in _UNSURE or ModelState(model).shares_memory
-    if (changed or unsure) and is_real(args, kwargs):
-        first = _check_calls(model, args, kwargs, changed)
+    numbers = assigned_numbers(model)
+    if (changed or numbers or unsure) and is_real(args, kwargs):
+        first = _check_calls(model, args, kwargs, changed, numbers)
         if unsure and not agrees(graph, model, first, args, kwargs):
             why = "Symbolic tracing sees no tensors: isinstance(x, torch.Tensor), say, is false in it."
             raise UnsoundError(
@@ -147,16 +149,21 @@ def _attempt(
 
 
 def _check_calls(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], changed: Sequence[str]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    changed: Sequence[str],
+    numbers: Sequence[str],
 ) -> Any:
     """Run the model twice; returns what it did. Raises UnsoundError where the calls differ."""
     first, second = run_aside(model, args, kwargs, times=2)
     if not equal(first, second, exact=True):
-        plain = [path for path in changed if "[" not in path]
+        plain = [path for path in changed or numbers if "[" not in path]
+        what = "tensor" if changed or not numbers else "number"
         raise UnsoundError(
-            "the model keeps a tensor from one call to the next",
+            f"the model keeps a {what} from one call to the next",
             where=f"in its attribute {plain[0]}" if plain else None,
-            why="Only registered buffers may carry a tensor over.",
+            why="Only registered buffers may carry a value over.",
             hint="self.register_buffer(name, tensor) in __init__",
         )
     return first

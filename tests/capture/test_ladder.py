@@ -175,3 +175,26 @@ def test_a_scripted_module_is_refused() -> None:
         scripted = torch.jit.trace(nn.Linear(4, 2), X)
     with pytest.raises(UsageError, match="TorchScript"):
         capture(scripted, (X,))
+
+
+class Counting(nn.Module):
+    """Counts its calls; `used` says whether the count decides anything."""
+
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.calls = 0
+        self.used = used
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls if self.used else x * 2
+
+
+@pytest.mark.parametrize("frontend", ["auto", "export", "fx", "dispatch"])
+def test_a_number_that_grows_with_each_call_is_refused_where_it_matters(frontend: str) -> None:
+    model = Counting(used=True)
+    text = message_of(model, frontend=frontend)
+    assert text.startswith("the model keeps a number from one call to the next")
+    assert "attribute calls" in text
+    assert model.calls == 0
+    check_against_eager(capture(Counting(used=False), (X,), frontend=frontend), Counting(used=False), (X,))

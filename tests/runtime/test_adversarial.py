@@ -40,11 +40,12 @@ def test_one_tensor_as_two_example_inputs_stays_two_inputs() -> None:
 
 
 def test_an_input_that_is_written_to_may_share_memory_with_no_other() -> None:
-    f = runtime.compile(Writes(), (torch.ones(2), torch.ones(2)), backend="aten")
+    f = runtime.compile(Writes(), (torch.ones(3), torch.ones(3)), backend="aten")
     y = torch.ones(4)
     with pytest.raises(GuardError, match="the inputs a and b share memory"):
-        f(y[:2], y[2:])
-    assert f(torch.ones(2), torch.ones(2)).tolist() == [2.0, 2.0]
+        f(y[:3], y[1:])
+    assert f(torch.ones(6)[:3], torch.ones(3)).tolist() == [2.0, 2.0, 2.0]
+    assert f(*torch.ones(3, 2).unbind(1)).tolist() == [2.0, 2.0, 2.0]  # one storage, no element in common
 
 
 def test_nan_that_a_kernel_would_lose_is_noticed() -> None:
