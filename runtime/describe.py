@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from capture.ir import Graph
-from capture.ir.text import names
 from capture.ir.types import DTYPE_NAMES, TensorType
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "graph_devices",
     "graph_inputs",
     "main_dtype",
-    "modules_by_name",
 ]
 
 
@@ -72,20 +70,6 @@ def graph_devices(graph: Graph) -> list[str]:
     """The devices that a graph's values lie on, those of its inputs first: ``["cpu"]``."""
     values = (*graph.inputs, *graph.constants.values(), *(v for n in graph.nodes for v in n.results))
     return list(dict.fromkeys(str(v.type.device) for v in values if isinstance(v.type, TensorType)))
-
-
-def modules_by_name(graph: Graph) -> dict[str, str]:
-    """For the printed name of each value the module that makes it: ``layer1.0.conv3``.
-
-    Of a fusion it is the one that its first op comes from.
-    """
-    named = names(graph)
-    return {
-        named[value]: node.origin.modules[0]
-        for node in graph.nodes
-        if node.origin.modules
-        for value in node.results
-    }
 
 
 def described(name: str, dtype: torch.dtype, shape: Sequence[Any]) -> str:

@@ -21,10 +21,11 @@ from capture.ir.text import names
 from passes.ledger import ledger
 from runtime.benchmark import Benchmark
 from runtime.compare import Parity
-from runtime.describe import count_parameters, graph_devices, graph_inputs, main_dtype, modules_by_name
+from runtime.describe import count_parameters, graph_devices, graph_inputs, main_dtype
 from runtime.machine import machine, versions
 from runtime.profile import Profile
 from runtime.wording import told
+from viz.labels import modules_by_name
 
 __all__ = ["FORMAT", "Report", "build_report"]
 

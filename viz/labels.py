@@ -12,7 +12,7 @@ import torch
 from capture.ir import Graph, Node, TensorType, Trait, Value, dims
 from capture.ir.cost import cost, flops
 from capture.ir.ops import Fusion, op_name, resolve_op, traits
-from capture.ir.text import format_operand
+from capture.ir.text import format_operand, names
 from capture.ir.types import DTYPE_NAMES, ValueType
 from viz.style import human_bytes, shorten
 
@@ -122,6 +122,29 @@ def op_title(node: Node) -> str:
     space = "" if node.op.namespace == "aten" else f"{node.op.namespace}."
     detail = _detail(node, packet)
     return f"{space}{_NAMES.get(packet, packet)}{' ' if detail else ''}{detail}"
+
+
+def common_name(op: str) -> str:
+    """A printed op by the name that people know: ``batch_norm`` of ``aten._native_batch_norm_legit``."""
+    space, _, rest = op.partition(".")
+    if space != "aten":
+        return op
+    packet, dot, overload = rest.partition(".")
+    return _NAMES.get(packet, packet + dot + overload)
+
+
+def modules_by_name(graph: Graph) -> dict[str, str]:
+    """For the printed name of each value the module that makes it: ``layer1.0.conv3``.
+
+    Of a fusion it is the one that its first op comes from.
+    """
+    named = names(graph)
+    return {
+        named[value]: node.origin.modules[0]
+        for node in graph.nodes
+        if node.origin.modules
+        for value in node.results
+    }
 
 
 def _detail(node: Node, packet: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from capture.errors import CaptureError
 from capture.ir import Graph
 from viz.difference import diff_svg
+from viz.labels import common_name
 from viz.picture import graph_svg
 from viz.strip import latency_svg
 from viz.style import FATES, human_bytes
@@ -44,7 +45,7 @@ def report_html(report: Mapping[str, Any], graphs: Mapping[str, Graph], plan: An
         lstrip_blocks=True,
     )
     environment.filters.update(
-        bytes=human_bytes, sci=_scientific, ms=_milliseconds, places=_places, stat=_stat
+        bytes=human_bytes, sci=_scientific, ms=_milliseconds, places=_places, stat=_stat, common=common_name
     )
     timeline = _timeline(report, graphs, plan)
     rows, drawings = report.get("captured_ops") or [], _drawings(graphs)

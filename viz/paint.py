@@ -60,7 +60,7 @@ def _frames(items: Iterable[Group | Box], placed: Placed, depth: int) -> Iterato
 
 
 def _headings(items: Iterable[Group | Box], placed: Placed, space: Space) -> Iterator[str]:
-    """Names of groups, on the side of the frame's top where no link passes."""
+    """Names of groups, at the side of the frame's top where no link passes, or between two."""
     for item in items:
         if not isinstance(item, Group):
             continue
@@ -69,7 +69,9 @@ def _headings(items: Iterable[Group | Box], placed: Placed, space: Space) -> Ite
             yield from _badge(item.badge, right - 8, top + 14)
             right -= _badge_width(item.badge) + 6
         width = text_width(item.label, _HEADING, bold=True)
-        sides = [(x, top + 5, x + width, top + 20) for x in (left + 10, right - 10 - width)]
+        first, last = left + 10, right - 10 - width
+        between = [first + step for step in range(8, int(last - first), 8)]
+        sides = [(x, top + 5, x + width, top + 20) for x in (first, last, *between)]
         x, y, *_ = space.best(sides)
         yield text(x, y + 12, item.label, "gl m halo")
         yield from _headings(item.items, placed, space)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
 from capture.errors import CaptureError
 from capture.ir import Graph
 from viz.elements import Rect, document, number, path, rect, text
-from viz.labels import kind_of_name
+from viz.labels import common_name, kind_of_name, modules_by_name
 from viz.style import KINDS, human_bytes, shorten, stylesheet, text_width
 
 PLOT_HEIGHT = 380.0
@@ -63,6 +63,7 @@ class Bar:
     size: int
     callee: bool
     values: tuple[str, ...] = ()
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,10 @@ class Timeline:
         if not rows:
             return None
         fields = ("name", "op", "location", "first", "end", "offset", "size", "callee")
-        bars = tuple(Bar(*(row[f] for f in fields)) for row in rows["buffers"])
+        modules = {row["name"]: row.get("module", "") for row in memory.get("peak_holders") or ()}
+        bars = tuple(
+            Bar(*(row[f] for f in fields), module=modules.get(row["name"], "")) for row in rows["buffers"]
+        )
         keys = ("arena_bytes", "lower_bound_bytes", "naive_bytes", "callee_allocated_bytes", "results_bytes")
         keys += ("measured_peak_bytes",)
         sizes = [int(memory.get(key) or 0) for key in keys]
@@ -118,7 +122,8 @@ def timeline_of(source: Any) -> Timeline:
                 why="a plan is made by the pass `memory`, and holds until the graph is edited",
                 hint="passes.optimize(graph, level=2)",
             )
-        source = source.memory_plan
+        told, modules = Timeline.of_plan(source.memory_plan), modules_by_name(source)
+        return replace(told, bars=tuple(replace(b, module=modules.get(b.name, "")) for b in told.bars))
     return Timeline.of_plan(source)
 
 
@@ -265,7 +270,7 @@ class _Painter:
         lines = [text(18, y, f"{shorten(head, 96)}, held by", "b")]
         for bar in self.holders[:_HOLDERS]:
             y += 18
-            told = "  ".join(filter(None, (bar.name, bar.op, bar.location)))
+            told = "  ".join(filter(None, (bar.name, common_name(bar.op), bar.module, bar.location)))
             lines.append(
                 text(96, y, human_bytes(bar.size), "s", "end") + text(108, y, shorten(told, 108), "s m")
             )

@@ -13,8 +13,8 @@ from runtime.benchmark import Benchmark
 from runtime.cli.terminal import Terminal
 from runtime.compare import Parity
 from runtime.compile import Compiled
-from runtime.describe import modules_by_name
 from runtime.wording import human_size, told
+from viz.labels import modules_by_name
 
 __all__ = [
     "backend_name", "count", "header", "tell_capture", "tell_latency", "tell_memory", "tell_optimize",
@@ -129,8 +129,8 @@ def tell_memory(terminal: Terminal, graph: Graph, measured: int | None, backend:
         places = list(
             dict.fromkeys(holder_name(modules.get(b.name, ""), b.location or b.op) for b in largest)
         )
-        shown = ", ".join(places[:2]) + ", ..." * (len(places) > 2)
-        terminal.line(Text(f"peak held by {shown}", style="dim"), indent=11)
+        more = f" and {len(places) - 1} more" * (len(places) > 1)
+        terminal.line(Text(f"peak held by {places[0]}{more}", style="dim"), indent=11)
 
 
 def holder_name(module: str, place: str) -> str:

@@ -13,7 +13,7 @@ from runtime.cli import account
 from runtime.cli.steps import chosen_level, load_model, machine_settings, optimize_model, title_of
 from runtime.cli.terminal import Terminal
 from runtime.report import captured_ops
-from runtime.wording import word_of
+from viz.labels import common_name
 
 STYLES = {"kept": "", "fused": "cyan", "folded": "green", "removed": "dim", "replaced": "yellow"}
 
@@ -42,7 +42,7 @@ def tell_rows(terminal: Terminal, rows: Sequence[dict[str, Any]]) -> None:
         return
     cells = [
         (
-            word_of(row["op"]),
+            common_name(row["op"]),
             row["fate"],
             row["module"],
             f"{row['file']}:{row['line']}" * bool(row["file"]),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +86,28 @@ def test_inputs_that_the_model_does_not_take(cli, text: str, folder: Path) -> No
     assert files(folder) == []
 
 
+def test_an_input_of_another_name_says_the_models_own(cli) -> None:
+    done = cli(MODEL, "--input", "input=2x16")
+    assert done.err == (
+        "error: the model has no input 'input'\n  its inputs are x\ntry: --input x=2x16:float32\n"
+    )
+
+
+def test_an_example_outside_of_its_range(cli, folder: Path) -> None:
+    done = cli(MODEL, "--batch", "20", "--dynamic", "x:0=batch[2..8]")
+    assert done.code == 2
+    assert done.err.startswith("error: the example input lies outside of the range of batch\n")
+    assert "has the size 20; batch is to be 2..8" in done.err
+    assert files(folder) == []
+
+
+def test_dynamic_sizes_of_unknown_inputs(cli) -> None:
+    done = cli(MODEL, "--dynamic", "y:0=batch")
+    assert done.err.startswith(
+        "error: the model has no input 'y'\n  its inputs are x\ntry: --dynamic x:0=batch"
+    )
+
+
 def test_input_and_inputs_exclude_each_other(cli, folder: Path) -> None:
     np.savez(folder / "x.npz", x=np.zeros((1, 16), np.float32))
     assert cli(MODEL, "--input", "x=1x16:float32", "--inputs", "x.npz").code == 2
@@ -107,6 +132,7 @@ def test_nan_in_the_outputs(cli, model_file: Callable[..., str], folder: Path) -
     assert done.err.startswith("error: the outputs hold NaN\n  unstable.py:11   y = torch.log(-1 - y)\n")
     assert "aten.log makes the first NaN" in done.err
     assert "eager has it too" in done.err
+    assert "NaN in" not in done.out
     assert "try:" in done.err
 
 
@@ -131,8 +157,26 @@ def test_an_output_folder_that_cannot_be_written_to(
         done = cli(MODEL, "-o", output)
         assert done.code == 2
         assert done.err.startswith(f"error: cannot write to the folder {output}\n")
-        assert "-o DIR" in done.err
+        assert "-o" in done.err.split("try:")[1]
+        assert ("taken is a file, not a folder" in done.err) == output.startswith("taken")
     assert files(folder) == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(errno.ENOSPC, "is full"), (errno.EROFS, "can only be read"), (errno.EACCES, "you may not write in .")],
+)
+def test_why_a_folder_takes_no_files(cli, folder: Path, monkeypatch: pytest.MonkeyPatch, number, why) -> None:
+    def refuse(*args: object, **settings: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    for args in ((MODEL, "-o", "out"), ("export", MODEL, "--python", "net.py")):
+        done = cli(*args)
+        assert done.code == 2
+        assert why in done.err
+        assert "-o" in done.err.split("try:")[1]
+    assert list(folder.iterdir()) == []
 
 
 def test_a_folder_that_was_made_goes_when_nothing_is_written(cli, folder: Path) -> None:
@@ -156,20 +200,29 @@ def test_a_failure_in_the_middle_leaves_no_part_of_a_file(
     assert files(folder) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04broken"])
-def test_a_corrupted_pt2(cli, folder: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "the file is empty"),
+        (b"not a zip", "it is not an archive"),
+        (b"PK\x03\x04broken", "its end is missing"),
+    ],
+)
+def test_a_corrupted_pt2(cli, folder: Path, content: bytes, why: str) -> None:
     (folder / "net.pt2").write_bytes(content)
     done = cli("net.pt2")
-    assert done.code in (1, 2)
-    assert "net.pt2" in done.err
+    assert done.code == 1
+    assert done.err.startswith(f"error: cannot load the program net.pt2\n  {why}")
     assert "Traceback" not in done.err
 
 
 def test_a_pt2_runs(cli, folder: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()).eval()
     torch.export.save(torch.export.export(module, (torch.randn(3, 4),)), folder / "net.pt2")
-    done = cli("net.pt2", "--optimize", "--iters", "1", "--emit", "python")
-    assert done.code == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        done = cli("net.pt2", "--optimize", "--iters", "1", "--emit", "python")
+    assert (done.code, done.err) == (0, "")
     assert (folder / "capture-out" / "net" / "model.py").is_file()
 
 

@@ -77,6 +77,45 @@ def test_viz_draws_the_graph_and_its_memory(cli, folder: Path) -> None:
         assert (folder / name).read_text().lstrip().startswith(("<svg", "<?xml"))
 
 
+@pytest.mark.parametrize(
+    ("args", "file"),
+    [
+        ((MODEL, "--svg", "a.svg"), "a.svg"),
+        (("--svg", "a.svg", MODEL), "a.svg"),
+        (("--svg", MODEL), "capture-out/mlp-small/graph.svg"),
+        ((MODEL, "--svg", "-o", "a.svg"), "a.svg"),
+        ((MODEL, "-o", "a.svg"), "a.svg"),
+        ((MODEL, "-o", "pictures"), "pictures/graph.svg"),
+        ((MODEL, "--memory", "m.svg"), "m.svg"),
+        ((MODEL, "--memory", "-o", "pictures/"), "pictures/memory.svg"),
+    ],
+)
+def test_where_viz_draws(cli, folder: Path, args: tuple[str, ...], file: str) -> None:
+    assert cli("viz", *args).out == f"{file}\n"
+    assert (folder / file).read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("args", "files"),
+    [
+        ((MODEL, "--python"), ["capture-out/mlp-small/model.py"]),
+        (("--python", MODEL), ["capture-out/mlp-small/model.py"]),
+        ((MODEL, "-o", "net.py"), ["net.py"]),
+        ((MODEL, "--python", "-o", "net.py"), ["net.py"]),
+        ((MODEL, "--python", "--onnx", "n.onnx", "-o", "there"), ["n.onnx", "there/model.py"]),
+    ],
+)
+def test_where_export_writes(cli, folder: Path, args: tuple[str, ...], files: list[str]) -> None:
+    done = cli("export", *args, "--json")
+    assert json.loads(done.out)["files"] == files
+    assert all((folder / name).is_file() for name in files)
+
+
+def test_export_refuses_one_file_for_two_and_no_model(cli) -> None:
+    assert cli("export", MODEL, "--python", "--onnx", "-o", "net.py").code == 2
+    assert "MODEL" in cli("export", "--onnx", "net.onnx").err
+
+
 def test_viz_draws_saved_graphs_and_their_difference(cli, folder: Path) -> None:
     assert cli(MODEL, "--optimize", "--emit", "", "--iters", "1").code == 0
     before, after = (f"capture-out/mlp-small/{name}.txt" for name in ("graph", "optimized"))

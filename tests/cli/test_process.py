@@ -103,6 +103,14 @@ def test_importing_capture_waits_with_torch(environment: dict[str, str]) -> None
     assert done.stdout == "<class 'capture.ir.graph.Graph'>\n"
 
 
+@pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["viz", "--help"], ["--version"]])
+def test_help_waits_for_nothing_heavy(environment: dict[str, str], args: list[str]) -> None:
+    code = f"import sys; from capture.__main__ import main; main({args}); assert not " + (
+        "{'torch', 'sympy', 'numpy', 'onnx', 'jinja2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=True)
+
+
 def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path, environment: dict[str, str]) -> None:
     process = subprocess.Popen(
         command("explain", "models.resnet:small"),

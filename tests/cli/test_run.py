@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import pytest
 
 from capture import Graph
@@ -173,7 +174,46 @@ def test_auto_keeps_eager_where_the_graph_is_wrong(cli, model_file: Callable[...
     done = cli("shaky", "--emit", "", "--iters", "1")
     assert done.code == 0
     assert "eager is kept" in done.out
-    assert "aten left out: not right" in done.out
+    assert "aten, onnx left out: not right: " in done.out
+    assert "not right" not in done.err
+
+
+def test_code_that_is_not_right_is_marked(cli, model_file: Callable[..., str], folder: Path) -> None:
+    """Where eager is kept, too: the generated code is not what ran."""
+    model_file("shaky", "return x + (1e-3 if torch.compiler.is_exporting() else 0.0)")
+    for options, code in (((), 0), (("--backend", "aten"), 1)):
+        done = cli("shaky", *options, "--optimize", "--iters", "1", "--emit", "python,onnx", "-o", "out")
+        assert done.code == code
+        assert "model.py is marked in its first lines" in done.out
+        first = (folder / "out" / "model.py").read_text().splitlines()[0]
+        assert first.startswith("# WARNING: its results are not right: out: error vs fp64")
+        model = onnx.load(folder / "out" / "model.onnx")
+        assert model.doc_string.startswith("WARNING: its results are not right")
+        onnx.checker.check_model(model, full_check=True)
+
+
+def test_code_that_is_right_is_not_marked(whole: tuple[Outcome, Path]) -> None:
+    written = whole[1] / "capture-out" / "mlp-small"
+    assert "WARNING" not in (written / "model.py").read_text()
+    assert "WARNING" not in onnx.load(written / "model.onnx").doc_string
+
+
+def test_iterations_are_calls_in_all(cli) -> None:
+    done = cli(MODEL, "-O1", "--backend", "aten", "--json", "--emit", "", "--iters", "8")
+    assert len(json.loads(done.out)["latency_ms"]["optimized"]["samples"]) == 8
+
+
+def test_passes_without_work_are_one_line(cli, done: Outcome) -> None:
+    assert re.search(r"^  \d+ more passes found nothing to do \(-v shows them\)$", done.out, re.M)
+    assert not re.search(r"^  fold-batch-norm", done.out, re.M)
+    verbose = cli(MODEL, "--optimize", "--dry-run", "-v")
+    assert re.search(r"^  fold-batch-norm +5 -> 5", verbose.out, re.M)
+    assert "more passes" not in verbose.out
+
+
+def test_the_peak_is_held_by_a_module(cli) -> None:
+    done = cli("models.resnet:small", "--optimize", "--dry-run")
+    assert re.search(r"^ +peak held by conv1 \(models/resnet.py:\d+\)", done.out, re.M)
 
 
 def test_a_small_terminal(cli, monkeypatch: pytest.MonkeyPatch) -> None:

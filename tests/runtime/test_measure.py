@@ -20,6 +20,16 @@ def test_a_measured_report_is_the_callables_own() -> None:
     assert {row["side"] for row in report["ops"]} == {"eager", "optimized"}
 
 
+def test_a_report_is_there_at_once() -> None:
+    f = runtime.compile(mlp.small(), mlp.example_inputs(2, "small"), backend="aten")
+    report = f.report
+    assert (report["backend"], report["device"]) == ("aten", "cpu")
+    assert report["nodes"] == {"captured": 7, "optimized": 3}
+    assert report["memory"]["arena_bytes"] is not None
+    assert (report["parity"], report["latency_ms"], report["speedup"]) == (None, None, None)
+    assert repr(report) == "<Report of MLP: backend aten, 7 -> 3 nodes, not measured yet>"
+
+
 def test_steps_are_told_in_order() -> None:
     model, args = mlp.small(), mlp.example_inputs(2, "small")
     f = runtime.compile(model, args, backend="aten")

@@ -14,7 +14,8 @@ import viz
 from capture import CaptureError, Graph
 from tests.handmade import parse
 from tests.viz.svgs import NAMESPACE, Picture, tooltip
-from viz.timeline import Timeline, nice_ticks
+from viz.labels import common_name
+from viz.timeline import Timeline, nice_ticks, timeline_of
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,14 @@ def test_a_rectangle_a_buffer_where_the_plan_says(plan: Any) -> None:
 def test_the_same_from_the_graph_the_plan_and_the_report(
     small_resnet: tuple[Graph, Graph], plan: Any
 ) -> None:
-    text = viz.memory(plan)
-    assert viz.memory(small_resnet[1]) == text
+    told = Timeline.of_plan(plan)
+    of_graph = timeline_of(small_resnet[1])
+    assert {bar.module for bar in of_graph.bars} >= {
+        "conv1",
+        "layer1.0.conv1",
+    }  # from the graph
+    assert [replace(bar, module="") for bar in of_graph.bars] == list(told.bars)
+    assert replace(of_graph, bars=told.bars) == told
     fields = ("name", "op", "location", "first", "end", "offset", "size", "callee")
     rows = [{f: getattr(b, f) for f in fields} for b in plan.buffers]
     keys = ("arena_bytes", "lower_bound_bytes", "naive_bytes", "callee_allocated_bytes", "results_bytes")
@@ -74,7 +81,12 @@ def test_levels_peak_and_its_holders_are_named(plan: Any) -> None:
     (head,) = (t for t in texts if t.startswith("Peak of "))
     assert f"in step {plan.peak_step}" in head
     largest = plan.buffers[plan.peak_holders[0]]
-    assert any(t.startswith(f"{largest.name}  {largest.op}") for t in texts)
+    assert any(t.startswith(f"{largest.name}  {common_name(largest.op)}") for t in texts)
+
+
+def test_holders_of_a_graph_name_their_modules(small_resnet: tuple[Graph, Graph]) -> None:
+    texts = Picture(viz.memory(small_resnet[1])).texts
+    assert any(t.endswith("conv1  models/resnet.py:116") for t in texts)
 
 
 def test_what_operators_allocate_is_dashed(plan: Any) -> None:
