@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
 from runtime.compare import judge
 from runtime.compile import Candidate, Compiled
 from runtime.executables import Executable
-from runtime.reference import Reference, clone_inputs, reference
+from runtime.reference import Kept, Reference, clone_inputs, reference
 
 ROUNDS = 5  # each backend is timed in every round, the order turning, so that a busy moment meets all alike
 SECONDS = 0.1  # per backend and round, and never less than one call
@@ -70,7 +71,11 @@ def choose(
     given, given_kw = clone_inputs((tuple(args), dict(kwargs)))
     # Timed as users call them, guards included: on small models these decide.
     calls = {name: partial(trial(executable), *given, **given_kw) for name, executable in built.items()}
-    medians = _medians(calls, made.buffers)
+    tensors = [*pytree.tree_leaves((given, given_kw)), *made.buffers.values()]
+    kept = Kept(model, [t for t in tensors if isinstance(t, torch.Tensor)])
+    writes = bool(made.eager.written or captured.writebacks)
+    medians = _medians(calls, kept.restore if writes else lambda: None)
+    kept.restore()
     ranked = sorted(medians, key=lambda name: medians[name])
     best = ranked[0] if medians[ranked[0]] * WORTH_IT < medians["eager"] else "eager"
     order = [best, *(name for name in ranked if name != best)]
@@ -92,34 +97,34 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, CaptureError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def _medians(calls: Mapping[str, Callable[[], Any]], buffers: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Median ms a call of each, in rounds that interleave them.
+def _medians(calls: Mapping[str, Callable[[], Any]], restore: Callable[[], None]) -> dict[str, float]:
+    """Median ms a call of each, in rounds that interleave them. The random state is put back.
 
-    Written buffers and the random state are put back.
+    Args:
+        restore: called after each call, so that the next one is given the same.
     """
-    before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     gc.collect()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for turn in range(ROUNDS):
             for name in names if turn % 2 == 0 else reversed(names):
-                samples[name] += _time_block(calls[name])
-        for name, buffer in buffers.items():
-            buffer.copy_(before[name])
+                samples[name] += _time_block(calls[name], restore)
     return {name: statistics.median(times) for name, times in samples.items()}
 
 
-def _time_block(call: Callable[[], Any]) -> list[float]:
+def _time_block(call: Callable[[], Any], restore: Callable[[], None]) -> list[float]:
     """Times of calls in a row, in ms: as many as fit into SECONDS, at least one, after a warm-up."""
     time.sleep(_SETTLE)
     call()
+    restore()
     times: list[float] = []
     started = time.perf_counter()
     while not times or time.perf_counter() - started < SECONDS:
         begin = time.perf_counter()
         call()
         times.append((time.perf_counter() - begin) * 1e3)
+        restore()
     return times
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from capture.errors import CaptureError, ModelError
 from capture.ir import Graph
 
-__all__ = ["Outcome", "Reference", "clone_inputs", "observed_call", "reference"]
+__all__ = ["Kept", "Outcome", "Reference", "clone_inputs", "observed_call", "reference"]
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -112,6 +112,34 @@ def failed_forward(error: Exception) -> CaptureError:
     )
 
 
+class Kept:
+    """What a call may leave changed: the values of tensors, and which tensors are a module's buffers.
+
+    Args:
+        f: the module, or what was compiled of it; any other callable has no buffers.
+    """
+
+    def __init__(self, f: Any, tensors: Iterable[Tensor]) -> None:
+        found = f if isinstance(f, nn.Module) else getattr(f, "module", None)
+        self._module = found if isinstance(found, nn.Module) else None
+        modules = self._module.modules() if self._module is not None else ()
+        self._tables = [(m._buffers, dict(m._buffers)) for m in modules]
+        self._before = [(t, t.detach().clone()) for t in tensors]
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The module's buffers as they are now."""
+        return {} if self._module is None else dict(self._module.named_buffers())
+
+    def restore(self) -> None:
+        for table, entries in self._tables:
+            table.update(entries)
+        with torch.no_grad():
+            for tensor, before in self._before:
+                if not _same(tensor, before):  # a write, even of the same, would look like an update
+                    tensor.copy_(before)
+
+
 def observed_call(
     f: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], buffers: Mapping[str, Tensor]
 ) -> Outcome:
@@ -119,18 +147,18 @@ def observed_call(
     given, given_kw = clone_inputs((tuple(args), dict(kwargs)))
     watched = {**input_names(given, given_kw), **{f"buffer {name}": b for name, b in buffers.items()}}
     before = {name: t.detach().clone() for name, t in watched.items()}
+    kept = Kept(f, buffers.values())
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             returned = f(*given, **given_kw)
         named = dict(named_leaves("out", returned))
         leaves = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in named.values()]
-        written = {n: t.detach().clone() for n, t in watched.items() if not _same(t, before[n])}
+        assigned = {f"buffer {name}": buffer for name, buffer in kept.buffers.items() if name in buffers}
+        after = {**watched, **assigned}
+        written = {n: t.detach().clone() for n, t in after.items() if not _same(t, before[n])}
     finally:
-        with torch.no_grad():
-            for name, buffer in buffers.items():
-                if not _same(buffer, before[f"buffer {name}"]):
-                    buffer.copy_(before[f"buffer {name}"])
+        kept.restore()
     return Outcome(leaves, list(named), pytree.tree_structure(returned), written)
 
 

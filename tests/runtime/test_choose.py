@@ -28,8 +28,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
     """Let the backends take these times."""
 
-    def time_block(call: Any) -> list[float]:
+    def time_block(call: Any, restore: Callable[[], None]) -> list[float]:
         call()
+        restore()
         return [milliseconds[call.func.backend]]
 
     monkeypatch.setattr(choose, "_time_block", time_block)
@@ -152,6 +153,35 @@ def test_measuring_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     f(x)
     assert torch.equal(x, kept + 1)
     assert int(net.norm.num_batches_tracked) == 1
+
+
+def test_each_timed_call_is_given_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float, float]] = []
+
+    class Drifting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("total", torch.zeros(3))
+            self.register_buffer("count", torch.zeros(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not torch.compiler.is_compiling() and type(x) is torch.Tensor:
+                seen.append((float(x[0]), float(self.total[0]), float(self.count[0])))
+            x.mul_(2)
+            self.total.add_(x)
+            self.count = self.count + 1
+            return self.total * self.count
+
+    monkeypatch.setattr(choose, "SECONDS", 0.002)
+    net, x = Drifting(), torch.ones(3)
+    count = net.count
+    f = runtime.compile(net, (x,))
+    assert [c.backend for c in f.candidates if c.milliseconds is None] == []
+    assert len(seen) > 4
+    assert set(seen) == {(1.0, 0.0, 0.0)}
+    assert net.count is count
+    assert net.count.tolist() == net.total.tolist() == [0, 0, 0]
+    assert x.tolist() == [1, 1, 1]
 
 
 def test_a_graph_is_judged_by_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
