@@ -27,7 +27,7 @@ from capture.ir import Constant, Graph, Node, Value, op_name
 from passes.aliases import Aliases
 from passes.base import Pass, PassResult, Setting, register_pass
 from passes.ledger import KEPT, REPLACED, Fate
-from passes.queries import nested_graphs
+from passes.queries import nested_graphs, packet_name
 from passes.rewriting.apply import Refused, apply, replacement_of
 from passes.rewriting.match import NO, Match, matches, refusal
 from passes.rewriting.replay import Recording, record, replay
@@ -126,9 +126,11 @@ class _Rewriting:
             waiting += sorted(again, key=graph.order().__getitem__, reverse=True)
 
     def _by_root(self, graph: Graph) -> dict[Any, list[Rule]]:
-        """The rules by the operator that they begin at. Those whose anchors do not occur stay untraced."""
+        """The rules by the operator that they begin at. Those that lack an operator stay untraced."""
         occurring = {n.op for n in graph.nodes} | {getattr(n.op, "overloadpacket", None) for n in graph.nodes}
-        near = [r for r in self.chosen if not r.anchors or not occurring.isdisjoint(r.anchors)]
+        near = [r for r in self.chosen if occurring.issuperset(r.anchors)]
+        names = {packet_name(node.op) for node in graph.nodes}
+        near = [r for r in near if r.needs <= names]
         found: dict[Any, list[Rule]] = {}
         for rule in sorted(near, key=lambda r: -r.skeleton.size):
             for op in rule.roots:

@@ -17,6 +17,7 @@ from capture.ir import Graph, Node, Range, TensorType, Value, type_of
 from capture.ir.dims import free_names
 from capture.ir.node import values_in
 from passes.queries import packet_name
+from passes.rewriting.needs import needed_ops
 from passes.rewriting.trace import traced
 
 __all__ = ["Pattern", "Rule", "register_rule", "remove_rule", "rules"]
@@ -59,7 +60,7 @@ class Rule:
     Attributes:
         names: of the parameters, as the pattern's function calls them.
         example_args: tensors by whose dtype and rank the pattern is traced first, and numbers.
-        anchors: operators of which each match has at least one; empty where not told.
+        anchors: operators that every match has, all of them; empty where not told.
     """
 
     name: str
@@ -92,6 +93,11 @@ class Rule:
         pattern = Pattern(self._at_examples(self.pattern, operands), numbers)
         self._check(pattern)
         return pattern
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """Names of operators of which a graph must have every one; found without a trace."""
+        return needed_ops(self.pattern, self.example_args)
 
     @cached_property
     def roots(self) -> tuple[Any, ...]:
@@ -187,6 +193,8 @@ class Rule:
         graph = pattern.graph
         if not pattern.results or any(v.producer is None for v in graph.results):
             raise self.error("the pattern computes nothing, or returns one of its operands", self.where)
+        if not _is_connected(pattern.results):
+            raise self.error("the pattern's results have no operand in common", self.where)
         literals = {(type(v), v) for node in graph.nodes for v in _literals([node.operands, node.kwargs])}
         for value in graph.inputs:
             if not value.num_uses:
@@ -217,7 +225,7 @@ def register_rule(
 ) -> Rule:
     """Have the `rewrite` pass put the replacement wherever the pattern occurs.
 
-    Nothing is traced before a graph is rewritten, with `anchors` not before one of them occurs. A pattern is
+    Nothing is traced before a graph is rewritten, with `anchors` not before all of them occur. A pattern is
     traced once at the examples' types to know its shape, then at the very types, sizes and numbers of each
     place where it may occur, as is the replacement: both may ask for sizes, ranks and dtypes.
 
@@ -230,7 +238,8 @@ def register_rule(
             dtype) is passed on as it is.
         guard: called with a `Match`; True, or (False, "reason"), and so on.
         level: the lowest optimisation level that runs the rule.
-        anchors: operators of which every match has at least one; others are not looked for at all.
+        anchors: operators (overloads, or packets for all of their overloads) that every match has: the rule
+            is not looked at in a graph that lacks one of them.
 
     Raises:
         UsageError: the arguments do not fit the functions, or another rule has this name.
@@ -294,6 +303,27 @@ def _parameters(function: Callable[..., Any], count: int) -> tuple[str, ...]:
         else:
             names.append(parameter.name)
     return tuple(names[:count])
+
+
+def _is_connected(results: Sequence[Value]) -> bool:
+    """Whether each result shares a value with another one, so that all are found from one."""
+    cones = [_cone(value) for value in results]
+    joined = cones.pop()
+    while near := next((cone for cone in cones if not joined.isdisjoint(cone)), None):
+        cones.remove(near)
+        joined |= near
+    return not cones
+
+
+def _cone(value: Value) -> set[Value]:
+    """A value and all that it is computed from."""
+    found, waiting = set[Value](), [value]
+    while waiting:
+        value = waiting.pop()
+        if value not in found:
+            found.add(value)
+            waiting += value.producer.operand_values if value.producer is not None else []
+    return found
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
