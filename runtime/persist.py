@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +16,77 @@ from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
 from capture.ir import Graph
-from capture.ir.serialize import write_aside
 from passes import PIPELINES, Pass, make_pass, run_pass
 from runtime.compile import BACKENDS, Compiled, Recipe, make_executable
 
 FORMAT = "torch-capture compiled 1"
+_FILES = ("settings.json", "captured.safetensors", "optimized.safetensors", "model.py")
 
 
 def save(compiled: Compiled, folder: Path) -> None:
     """Write ``settings.json``, ``captured.safetensors``, ``optimized.safetensors``, and ``model.py`` to read.
 
+    The folder appears whole or not at all; it takes the place of an empty one, or of one that this wrote.
+
     Raises:
-        CaptureError: the folder cannot be written to, or inputs or results are of a class that pytree knows
-            no name for.
+        CaptureError: the folder cannot be written to or holds other files, or inputs or results are of a
+            class that pytree knows no name for.
     """
     _check_structure("inputs", compiled.captured.in_spec)
     _check_structure("results", compiled.captured.out_spec)
+    with _written_aside(folder.resolve()) as aside:
+        _write(compiled, aside)
+
+
+@contextmanager
+def _written_aside(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, which takes its place at the end."""
+    aside, old = (folder.with_name(f".{uuid.uuid4().hex}.{end}") for end in ("part", "old"))
+    try:
+        _check_ours(folder)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            if folder.exists():
+                folder.rename(old)
+            aside.rename(folder)
+        finally:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise CaptureError(
+            f"cannot write {folder}", why=error.strerror or str(error), hint="another folder"
+        ) from error
+
+
+def _check_ours(folder: Path) -> None:
+    """Make sure that nothing is lost when the folder is replaced.
+
+    Raises:
+        CaptureError: it holds files that `save` has not written.
+    """
+    if not folder.exists():
+        return
+    foreign = sorted({file.name for file in folder.iterdir()} - set(_FILES))
+    if not foreign and any(folder.iterdir()):
+        try:
+            ours = json.loads((folder / _FILES[0]).read_text())["format"] == FORMAT
+        except (OSError, ValueError, TypeError, KeyError):
+            ours = False
+        foreign = [] if ours else sorted(file.name for file in folder.iterdir())
+    if foreign:
+        raise CaptureError(
+            f"cannot write {folder}", why=f"it holds other files: {', '.join(foreign)}", hint="a new folder"
+        )
+
+
+def _write(compiled: Compiled, folder: Path) -> None:
     compiled.captured.save(folder / "captured.safetensors")
     compiled.graph.save(folder / "optimized.safetensors")
     if compiled.source is not None:
-        write_aside(folder / "model.py", compiled.source)
+        (folder / "model.py").write_text(compiled.source)
     recipe = compiled.recipe
     settings = {
         "format": FORMAT,
@@ -44,7 +99,7 @@ def save(compiled: Compiled, folder: Path) -> None:
         "threads": recipe.threads,
         "torch": torch.__version__,
     }
-    write_aside(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
+    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def load(folder: str | Path) -> Compiled:

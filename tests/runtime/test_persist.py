@@ -199,6 +199,48 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         runtime.load(tmp_path / "file")
 
 
+def test_an_interrupted_save_leaves_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f, g = (runtime.compile(nn.Linear(3, n), (torch.ones(2, 3),), backend="aten") for n in (4, 5))
+    folder = tmp_path / "saved"
+    f.save(folder)
+
+    def fails(self: Any, path: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(g.graph), "save", fails)
+    with pytest.raises(KeyboardInterrupt):
+        g.save(folder)
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+    assert runtime.load(folder)(torch.ones(2, 3)).shape == (2, 4)
+
+
+def test_an_older_save_is_replaced_whole(tmp_path: Path) -> None:
+    runtime.compile(nn.Linear(3, 4), (torch.ones(2, 3),), backend="aten").save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "model.py").exists()
+    runtime.compile(nn.Linear(3, 5), (torch.ones(2, 3),), backend="eager").save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "model.py").exists()  # it has no source
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+    assert runtime.load(tmp_path / "saved")(torch.ones(2, 3)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("names", [["notes.txt"], ["model.py"], ["settings.json"]])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_folder_with_files_of_others_is_left_alone(tmp_path: Path, names: list[str], beside: bool) -> None:
+    f = runtime.compile(nn.Linear(3, 4), (torch.ones(2, 3),), backend="aten")
+    folder = tmp_path / "mine"
+    if beside and names == ["notes.txt"]:
+        f.save(folder)
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("{}")
+    with pytest.raises(CaptureError, match="cannot write") as caught:
+        f.save(folder)
+    assert names[0] in str(caught.value)
+    assert all((folder / name).read_text() == "{}" for name in names)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     f = runtime.compile(nn.Linear(3, 4), (torch.ones(2, 3),), backend="aten")
