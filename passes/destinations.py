@@ -77,12 +77,23 @@ def out_form(op: Any) -> OutForm | None:
     name = op_name(op).removeprefix("aten.")
     if name in _OTHER:
         overload, extra = _OTHER[name]
-        return OutForm(resolve_op(f"aten.{overload}"), extra)
-    return OutForm(_sibling(op), ()) if name in _SAME else None
+        found = _overload(overload)
+        return None if found is None else OutForm(found, extra)
+    sibling = _sibling(op) if name in _SAME else None
+    return None if sibling is None else OutForm(sibling, ())
 
 
-def _sibling(op: OpOverload) -> OpOverload:
-    """The overload of the same packet that takes the same operands and one out=."""
+def _overload(name: str) -> OpOverload | None:
+    """The ATen overload of that name, or None where this PyTorch has none."""
+    try:
+        found: OpOverload = resolve_op(f"aten.{name}")
+    except KeyError:
+        return None
+    return found
+
+
+def _sibling(op: OpOverload) -> OpOverload | None:
+    """The overload of the same packet that takes the same operands and one out=, if this PyTorch has it."""
     wanted = [(a.name, str(a.type)) for a in op._schema.arguments]
     for name in op.overloadpacket.overloads():
         overload: OpOverload = getattr(op.overloadpacket, name)
@@ -90,7 +101,7 @@ def _sibling(op: OpOverload) -> OpOverload:
         taken = [(a.name, str(a.type)) for a in arguments if not a.is_out]
         if taken == wanted and sum(a.is_out for a in arguments) == 1:
             return overload
-    raise LookupError(f"{op_name(op)} has no out= overload in this PyTorch ({torch.__version__})")
+    return None
 
 
 @cache
@@ -100,8 +111,7 @@ def in_place_form(op: Any) -> OpOverload | None:
     if not isinstance(op, OpOverload) or op.namespace != "aten" or name not in _FIRST:
         return None
     packet, _, overload = name.partition(".")
-    found: OpOverload = resolve_op(f"aten.{packet}_.{overload}".removesuffix("."))
-    return found
+    return _overload(f"{packet}_.{overload}".removesuffix("."))
 
 
 def takes_destination(node: Node) -> bool:

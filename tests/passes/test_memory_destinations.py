@@ -116,6 +116,26 @@ def into(name: str, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
     return made
 
 
+@pytest.mark.parametrize("overload", [None, "no_such_operator.out"])
+def test_an_overload_that_this_torch_does_not_have_is_no_destination(
+    monkeypatch: pytest.MonkeyPatch, overload: str | None
+) -> None:
+    """Other versions of PyTorch have other overloads; reshape has none with out= in any."""
+    monkeypatch.setattr(destinations, "_SAME", ["reshape"])
+    monkeypatch.setattr(destinations, "_OTHER", {} if overload is None else {"reshape": (overload, ())})
+    monkeypatch.setattr(destinations, "_FIRST", ["reshape"])
+    out_form.cache_clear()
+    in_place_form.cache_clear()
+    try:
+        graph = Graph.parse("graph(%x: f32[4])\n  %0: f32[2, 2] = aten.reshape(%x, [2, 2])\n  return %0")
+        (node,) = graph.nodes
+        assert not takes_destination(node)
+        assert in_place_form(node.op) is None
+    finally:
+        out_form.cache_clear()
+        in_place_form.cache_clear()
+
+
 def test_out_forms_write_into_the_given_memory_and_allocate_none_of_its_size() -> None:
     calls, outs, wanted = {}, {}, {}
     for name in NAMES:
