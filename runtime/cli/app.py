@@ -50,7 +50,7 @@ def _tell_version(ctx: click.Context, option: click.Parameter, given: bool) -> N
         from runtime.machine import versions
 
         found = versions()
-        click.echo(f"torch-capture {found['torch-capture'] or '(not installed)'}, torch {found['torch']}")
+        click.echo(f"torch-capture {found['torch-capture'] or 'from source'}, torch {found['torch']}")
         ctx.exit()
 
 

@@ -90,7 +90,7 @@ class Files:
         wrong = next((r.removeprefix(NOT_RIGHT) for r in reasons if r.startswith(NOT_RIGHT)), "")
         problem = wrong or ("" if self._parity.ok else self._parity.reason)
         if problem:
-            self.warnings.append(f"{name} is marked in its first lines: its results are not right")
+            self.warnings.append(f"{name} is marked as not right")
         return problem
 
     def _python(self, path: Path) -> None:

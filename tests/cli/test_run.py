@@ -184,7 +184,7 @@ def test_code_that_is_not_right_is_marked(cli, model_file: Callable[..., str], f
     for options, code in (((), 0), (("--backend", "aten"), 1)):
         done = cli("shaky", *options, "--optimize", "--iters", "1", "--emit", "python,onnx", "-o", "out")
         assert done.code == code
-        assert "model.py is marked in its first lines" in done.out
+        assert "model.py is marked as not right" in done.out
         first = (folder / "out" / "model.py").read_text().splitlines()[0]
         assert first.startswith("# WARNING: its results are not right: out: error vs fp64")
         model = onnx.load(folder / "out" / "model.onnx")
