@@ -17,7 +17,7 @@ from capture.errors import CaptureError
 from runtime.compare import judge
 from runtime.compile import Candidate, Compiled
 from runtime.executables import Executable
-from runtime.reference import Kept, Reference, clone_inputs, reference
+from runtime.reference import Kept, Reference, clone_inputs, first_line, reference
 
 ROUNDS = 5  # each backend is timed in every round, the order turning, so that a busy moment meets all alike
 SECONDS = 0.1  # per backend and round, and never less than one call
@@ -66,7 +66,7 @@ def choose(
                 raise CaptureError(f"not right: {verdict.reason}")
             built[backend] = executable
         except Exception as error:  # whatever a backend dies of, eager is left
-            out.append(Candidate(backend, None, _reason(error)))
+            out.append(Candidate(backend, None, first_line(error)))
     say("compile: measure backends")
     given, given_kw = clone_inputs((tuple(args), dict(kwargs)))
     # Timed as users call them, guards included: on small models these decide.
@@ -87,14 +87,8 @@ def _without_inputs(build: Callable[[str], Executable], eager: Executable) -> Ch
     try:
         return Choice(build("aten"), [Candidate("aten", None, "no example inputs to measure with")], None)
     except Exception as error:
-        rows = [Candidate("eager", None, ""), Candidate("aten", None, _reason(error))]
+        rows = [Candidate("eager", None, ""), Candidate("aten", None, first_line(error))]
         return Choice(eager, rows, None)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what an error says; what kind of error, where it is not ours."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return text if isinstance(error, CaptureError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _medians(calls: Mapping[str, Callable[[], Any]], restore: Callable[[], None]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from capture.errors import CaptureError, ModelError
 from capture.ir import Graph
 
-__all__ = ["Kept", "Outcome", "Reference", "clone_inputs", "observed_call", "reference"]
+__all__ = ["Kept", "Outcome", "Reference", "clone_inputs", "first_line", "observed_call", "reference"]
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -85,7 +85,7 @@ def reference(
             )
             source = "fp64 graph"
         except Exception as error:
-            problem = f"{problem}; the graph in fp64: {_first_line(error)}"
+            problem = f"{problem}; the graph in fp64: {first_line(error)}"
     return Reference(tuple(args), kwargs, buffers, eager, double, source, "" if double else problem)
 
 
@@ -247,12 +247,13 @@ def _double(
     except (
         Exception
     ) as error:  # a model may refuse fp64 in any way it likes; eager shows whether it works at all
-        return None, f"the model in fp64: {_first_line(error)}"
+        return None, f"the model in fp64: {first_line(error)}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; what kind of error, where it is not ours."""
     text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}"
+    return text if isinstance(error, CaptureError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
