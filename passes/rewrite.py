@@ -93,11 +93,11 @@ class _Rewriting:
         Raises:
             CaptureError: they never end; names the rules that go on.
         """
-        by_root = self._by_root(graph)
-        if not any(node.op in by_root for node in graph.nodes):
+        occurring = {node.op for node in graph.nodes}
+        by_root = self._by_root(occurring)
+        if occurring.isdisjoint(by_root):
             return
         aliases = Aliases(graph)
-        depth = max(rule.skeleton.size for found in by_root.values() for rule in found) + 2
         waiting = deque(reversed(graph.nodes))
         queued = set(waiting)
         limit, last = 4 * len(graph.nodes) + 100, deque[str](maxlen=20)
@@ -121,16 +121,19 @@ class _Rewriting:
                     why="What a rule puts in is matched anew by it, or by another one.",
                     hint="a guard, or a replacement that does not hold its own pattern",
                 )
+            if new := {v.producer.op for v in changed[1] if v.producer is not None} - occurring:
+                occurring |= new  # for rules that need what a rule has put in
+                by_root = self._by_root(occurring)
+            depth = max(rule.skeleton.size for found in by_root.values() for rule in found) + 2
             again = _below(changed[1], depth) - queued
             queued |= again
             waiting += sorted(again, key=graph.order().__getitem__, reverse=True)
 
-    def _by_root(self, graph: Graph) -> dict[Any, list[Rule]]:
+    def _by_root(self, occurring: set[Any]) -> dict[Any, list[Rule]]:
         """The rules by the operator that they begin at. Those that lack an operator stay untraced."""
-        occurring = {n.op for n in graph.nodes} | {getattr(n.op, "overloadpacket", None) for n in graph.nodes}
-        near = [r for r in self.chosen if occurring.issuperset(r.anchors)]
-        names = {packet_name(node.op) for node in graph.nodes}
-        near = [r for r in near if r.needs <= names]
+        packets = {getattr(op, "overloadpacket", None) for op in occurring}
+        names = set(map(packet_name, occurring))
+        near = [r for r in self.chosen if (occurring | packets).issuperset(r.anchors) and r.needs <= names]
         found: dict[Any, list[Rule]] = {}
         for rule in sorted(near, key=lambda r: -r.skeleton.size):
             for op in rule.roots:

@@ -11,6 +11,7 @@ from typing import Any
 from capture.errors import CaptureError
 from capture.ir import Graph, Node, Origin, TensorType, Value, op_name
 from capture.ir.ops import is_pure_call
+from passes.rewriting.families import family
 from passes.rewriting.rule import Pattern, Rule
 from passes.rewriting.unify import Found, Unifier
 
@@ -155,7 +156,7 @@ def _ends(root: Node, wanted: Node | None) -> list[Node]:
     near = dict.fromkeys([root])
     for _ in range(2):
         near |= dict.fromkeys(u for n in list(near) for v in n.results for u in v.users)
-    return [n for n in near if n.op == wanted.op]
+    return [n for n in near if n.op in family(wanted.op)]
 
 
 def refusal(match: Match) -> str | None:

@@ -13,25 +13,16 @@ import torch
 
 from capture.errors import CaptureError, UsageError
 from capture.frontends.source import Frame, Sources
-from capture.ir import Graph, Node, Range, TensorType, Value, type_of
+from capture.ir import Graph, Range, TensorType, Value, type_of
 from capture.ir.dims import free_names
 from capture.ir.node import values_in
-from passes.queries import packet_name
+from passes.rewriting.families import alike, is_holder
 from passes.rewriting.needs import needed_ops
 from passes.rewriting.trace import traced
 
 __all__ = ["Pattern", "Rule", "register_rule", "remove_rule", "rules"]
 
-# Nodes that a graph may have more of, or fewer, than a pattern: they only say how a value is held.
-CASTS = ("aten._to_copy", "aten.to")
-COPIES = ("aten.clone", "aten.contiguous", "aten.alias", "aten.detach")
-BROADCASTS = ("aten.expand", "aten.reshape", "aten.unsqueeze", "aten.view")
 _KEPT = 64  # traces of one rule that are remembered, of each of its functions
-
-
-def is_holder(node: Node) -> bool:
-    """Whether a node may only cast, copy or broadcast."""
-    return packet_name(node.op) in (*CASTS, *COPIES, *BROADCASTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +93,9 @@ class Rule:
     @cached_property
     def roots(self) -> tuple[Any, ...]:
         """The operators that a match may begin at: the last one, what only holds its value left aside."""
-        return (self.skeleton_root.producer.op,)  # type: ignore[union-attr]
+        root = self.skeleton_root.producer
+        assert root is not None
+        return tuple(alike(root))
 
     @cached_property
     def skeleton_root(self) -> Value:

@@ -15,16 +15,20 @@ import torch
 from capture.ir import Constant, Graph, Node, TensorType, Trait, Value, has, op_name
 from capture.ir.node import values_in
 from passes.queries import fixed_tensor, packet_name
+from passes.rewriting.families import (
+    BROADCASTS,
+    CASTS,
+    COPIES,
+    commutes,
+    family,
+    is_holder,
+    is_scaling,
+    same_move,
+)
 from passes.rewriting.literals import number_of, same_literal, same_shape, similar_literal
-from passes.rewriting.rule import BROADCASTS, CASTS, COPIES, Pattern, is_holder
+from passes.rewriting.rule import Pattern
 
 __all__ = ["Found", "Unifier"]
-
-COMMUTATIVE = frozenset(
-    f"aten.{name}"
-    for name in """add mul minimum maximum eq ne logical_and logical_or logical_xor bitwise_and bitwise_or
-    bitwise_xor fmin fmax""".split()
-)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Unifier:
             users = [u for value in level for u in value.users if u not in seen]
             for node in dict.fromkeys(users):
                 seen.add(node)
-                if node.op == op:
+                if node.op in family(op):
                     yield node
             level = dict.fromkeys(v for node in users for v in node.results)
 
@@ -183,11 +187,10 @@ class Unifier:
         wanted, given = goal.wanted, goal.given
         producer = given.producer
         taken = producer in found.nodes.values()
-        if producer is not None and producer.op == node.op and given.index == wanted.index and not taken:
-            if self.loose or self._fits(node, producer):
-                extended = found.with_node(node, producer)
-                for goals in self._operands(node, producer):
-                    yield goals, extended
+        if producer is not None and given.index == wanted.index and not taken and self._alike(node, producer):
+            extended = found.with_node(node, producer)
+            for goals in self._operands(node, producer):
+                yield goals, extended
         elif producer is None or not is_holder(producer):
             self.miss = f"{_describe(producer)} stands where the pattern has {op_name(node.op)}"
         if self.loose and is_holder(node) and isinstance(node.operands[0], Value):
@@ -197,20 +200,30 @@ class Unifier:
 
     def _operands(self, wanted: Node, given: Node) -> Iterator[list[Goal]]:
         """The operands in pairs, and once more with those swapped that commute."""
+        if len(family(wanted.op)) > 1:  # operand and result tell the rest
+            yield [Goal(wanted.operands[0], given.operands[0], given)]
+            return
+        names = [a.name for a in wanted.op._schema.arguments]
         if len(wanted.operands) == len(given.operands) and not wanted.kwargs and not given.kwargs:
-            names = [a.name for a in wanted.op._schema.arguments]
-            goals = [
-                Goal(a, b, given, name)
-                for a, b, name in zip(wanted.operands, given.operands, names, strict=False)
-            ]
+            rows = zip(wanted.operands, given.operands, names, strict=False)
+            goals = [Goal(a, b, given, name) for a, b, name in rows]
         else:
-            names = [a.name for a in wanted.op._schema.arguments]
             goals = [Goal(wanted.arg(name), given.arg(name), given, name) for name in names]
+        if wanted.op != given.op:  # clean-up makes x * 0.125 of x / 8: for this number, or the example's
+            number = number_of(self.graph, given.operands[1])
+            goals[1] = goals[1]._replace(given=1 / number if number else number)
         yield sorted(goals, key=_promise)
-        if packet_name(wanted.op) in COMMUTATIVE and len(wanted.operands) >= 2 and not given.kwargs:
+        if commutes(wanted) and commutes(given):
             first, second, *rest = goals
             swapped = [first._replace(given=second.given), second._replace(given=first.given), *rest]
             yield sorted(swapped, key=_promise)
+
+    def _alike(self, wanted: Node, given: Node) -> bool:
+        """Whether two nodes do the same, if their operands are the same."""
+        if self.loose:
+            scaling = is_scaling(wanted) and is_scaling(given)
+            return scaling or given.op in family(wanted.op)
+        return given.op in family(wanted.op) and self._fits(wanted, given) and same_move(wanted, given)
 
     def _fits(self, wanted: Node, given: Node) -> bool:
         """Whether the shapes agree, and the graph computes at least as precisely as the pattern."""
