@@ -194,7 +194,9 @@ def _scientific(value: Any) -> str:
 
 
 def _milliseconds(value: Any) -> str:
-    return "–" if value is None else f"{value:.3g} ms"
+    if value is None:
+        return "–"
+    return f"{value:.3g} ms" if value < 999.5 else f"{value / 1e3:.3g} s"
 
 
 def _stat(pair: tuple[str, Any]) -> str:

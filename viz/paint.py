@@ -68,13 +68,25 @@ def _headings(items: Iterable[Group | Box], placed: Placed, space: Space) -> Ite
         if item.badge:
             yield from _badge(item.badge, right - 8, top + 14)
             right -= _badge_width(item.badge) + 6
-        width = text_width(item.label, _HEADING, bold=True)
-        first, last = left + 10, right - 10 - width
-        between = [first + step for step in range(8, int(last - first), 8)]
-        sides = [(x, top + 5, x + width, top + 20) for x in (first, last, *between)]
-        x, y, *_ = space.best(sides)
-        yield text(x, y + 12, item.label, "gl m halo")
+        label, spots = _heading_spots(item.label, (left, top, right, top), space, may_shorten=not item.look)
+        x, y, *_ = space.best(spots)
+        yield text(x, y + 12, label, "gl m halo")
         yield from _headings(item.items, placed, space)
+
+
+def _heading_spots(label: str, area: Rect, space: Space, *, may_shorten: bool) -> tuple[str, list[Rect]]:
+    """Where a name may stand, and the name; a module's loses its first parts where it fits nowhere else."""
+    left, top, right, _ = area
+    _, dot, rest = label.partition(".")
+    width = text_width(label, _HEADING, bold=True)
+    first, last = left + 10, right - 10 - width
+    between = [first + step for step in range(8, int(last - first), 8)]
+    spots = [(x, top + 5, x + width, top + 20) for x in (first, last, *between)]
+    if may_shorten and dot and min(map(space.clashes, spots)):
+        shorter = _heading_spots(f"…{rest}", area, space, may_shorten=True)
+        if not min(map(space.clashes, shorter[1])):
+            return shorter
+    return label, spots
 
 
 def _badge_width(label: str) -> float:

@@ -375,3 +375,11 @@ def test_the_verdict_is_plain_data() -> None:
     assert data["ok"] is True
     assert data["outputs"][0]["type"] == "f32[2]"
     assert data["limit"] == FLOOR
+
+
+def test_a_verdict_prints_as_one_line() -> None:
+    x = torch.ones(2)
+    right = judge_results([x], [x], [x.double()])
+    assert repr(right) == "<Parity ok: error vs fp64 ours 0.0e+00, eager 0.0e+00, at most 1.9e-06>"
+    wrong = judge_results([torch.tensor([1, 2])], [torch.tensor([1, 3])], None)
+    assert repr(wrong) == "<Parity FAILED: integers differ; out: 1 of 2 differ, first at [1]: 2, eager 3>"

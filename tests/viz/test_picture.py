@@ -282,3 +282,18 @@ def test_a_missing_package_is_told_in_one_line(missing: str, monkeypatch: pytest
 def test_a_notebook_shows_the_picture() -> None:
     graph = parse(RESIDUAL)
     assert graph._repr_svg_() == viz.svg(graph)
+
+
+def test_a_heading_that_lines_would_cross_loses_its_first_parts() -> None:
+    """Beside the main line there is room for the short name only."""
+    path = "a.name.as.long.as.a.frame.is.wide"
+    ops = ["relu", "neg", "exp", "abs", "sin", "cos", "tanh", "sigmoid"]  # all different: nothing repeats
+    modules = [f"{path}.{name}" for name in "xyz"] + ["-"] * 5
+    rows = [
+        f"%{i}: f32[8] = aten.{op}({f'%{i - 1}' if i else '%x'})  # {module}  net.py:1"
+        for i, (op, module) in enumerate(zip(ops, modules, strict=True))
+    ]
+    text = "\n  ".join(["graph(%x: f32[8])", *rows, f"return %{len(rows) - 1}"]) + "\n"
+    (heading,) = Picture(viz.svg(parse(text))).headings
+    assert heading.startswith("…")
+    assert path.endswith(heading.removeprefix("…"))
