@@ -51,6 +51,9 @@ class FunctionalMode(FunctionalTensorMode):
         if func is aten.batch_norm.default:
             with self:
                 return _batch_norm(*args, **(kwargs or {}))
+        if func is aten.dropout.default:  # older versions of the mode keep it whole
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         if func.overloadpacket in _CONVOLUTIONS and self._env is not None:
             _check_channels(func, args, kwargs or {})
             with (

@@ -64,7 +64,10 @@ def blame(error: Exception, model: nn.Module) -> None:
     Raises:
         UnsoundError: names the tensors that share it.
     """
-    if re.search(r"expected compiled_fn to be GraphModule|[Aa]liased inputs share storage", str(error)):
+    if re.search(
+        r"expected compiled_fn to be GraphModule|[Aa]liased inputs share storage|view input mutations",
+        str(error),
+    ):
         for pair in overlapping(ModelState(model).tensors):
             raise _shared("the model's tensors", pair) from error
 

@@ -91,7 +91,7 @@ def allocated(calls: dict[str, Callable[[], Any]]) -> dict[str, int]:
     """Bytes that each call allocates, by the profiler's memory events."""
     for call in calls.values():
         call()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as run:
         for name, call in calls.items():
             with record_function(f"case {name}"):
                 call()
