@@ -32,6 +32,7 @@ from passes.rewriting.apply import Refused, apply, replacement_of
 from passes.rewriting.match import NO, Match, matches, refusal
 from passes.rewriting.replay import Recording, record, replay
 from passes.rewriting.rule import Rule, rules
+from passes.simplify import Simplify
 
 log = logging.getLogger("capture.passes.rewrite")
 
@@ -52,12 +53,18 @@ class Rewrite(Pass):
         work = _Rewriting(self._chosen(), self.check)
         if self.check and self.inputs is not None:
             work.recording = record(graph, *self.inputs)
-        for inner in nested_graphs(graph, fusions=False):
-            work.run(inner)
+        applied = -1
+        while applied < work.applied.total():
+            applied = work.applied.total()
+            for inner in nested_graphs(graph, fusions=False):
+                work.run(inner)
+            if applied < work.applied.total():  # rules are written in the form that clean-up leaves
+                work.fates = {**Simplify().run(graph).fates, **work.fates}
         stats = {**work.applied, "refused": len(work.notes)} if work.notes else dict(work.applied)
         return PassResult(bool(work.applied), stats, work.fates, tuple(work.notes))
 
     def at(self, setting: Setting) -> Pass:
+        self._chosen()  # an unknown name is to be told before anything is done
         check = self.check or setting.check_rewrites
         return replace(
             self, level=self.level or setting.level, check=check, inputs=self.inputs or setting.inputs

@@ -11,7 +11,7 @@ from capture.ir.graph import map_operand
 from capture.ir.infer import infer_types
 from passes.aliases import Aliases, may_share
 from passes.rewriting.literals import same_type
-from passes.rewriting.match import Match
+from passes.rewriting.match import NO, Match
 
 __all__ = ["Refused", "apply", "replacement_of"]
 
@@ -34,10 +34,32 @@ def replacement_of(match: Match) -> Graph:
         raise Refused(f"the replacement does not take these operands: {error.what}") from error
     if len(made.results) != len(match.results):
         raise Refused(f"the replacement returns {len(made.results)} tensors here, not {len(match.results)}")
+    if _same_graph(match.pattern, made):
+        raise Refused(NO)
     for old, new in zip(match.results, made.results, strict=True):
         if not same_type(old.type, new.type, match.graph.dims):
             raise Refused(f"the replacement gives {new.type} for {old.type}")
     return made
+
+
+def _same_graph(one: Graph, other: Graph) -> bool:
+    """Whether two traces are equal: here the replacement is the pattern, as where a cast changes nothing."""
+    if len(one.nodes) != len(other.nodes) or one.constants or other.constants:
+        return False
+    number = {v: i for g in (one, other) for i, v in enumerate(_values(g))}
+
+    def told(operand: Any) -> Any:
+        return ("value", number[operand]) if isinstance(operand, Value) else (type(operand), operand)
+
+    def calls(graph: Graph) -> list[Any]:
+        rows = [(n.op, map_operand([n.operands, list(n.kwargs.items())], told)) for n in graph.nodes]
+        return [*rows, [number[v] for v in graph.results]]
+
+    return calls(one) == calls(other)
+
+
+def _values(graph: Graph) -> list[Value]:
+    return [*graph.inputs, *(v for node in graph.nodes for v in node.results)]
 
 
 def apply(match: Match, made: Graph, aliases: Aliases, constants: dict[Any, Constant]) -> dict[Value, Value]:

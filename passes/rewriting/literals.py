@@ -31,7 +31,9 @@ def number_of(graph: Graph, operand: Any) -> int | float | None:
 
 def similar_literal(graph: Graph, wanted: Any, given: Any) -> bool:
     """Whether the two may be the same once the sizes are known that the pattern may compute with."""
-    return _kind(graph, wanted) == _kind(graph, given) and (not isinstance(wanted, str) or wanted == given)
+    if isinstance(wanted, str) and isinstance(given, str):
+        return _same_text(wanted, given)
+    return _kind(graph, wanted) == _kind(graph, given)
 
 
 def _kind(graph: Graph, literal: Any) -> Any:
@@ -54,7 +56,20 @@ def same_literal(graph: Graph, wanted: Any, given: Any, node: Node, argument: st
     number = number_of(graph, given)
     if number is not None and number_of(graph, wanted) is not None:
         return bool(wanted == number) or (argument in _AXES and _same_axis(wanted, given, node))
+    if isinstance(wanted, str) and isinstance(given, str):
+        return _same_text(wanted, given)
     return type(wanted) is type(given) and bool(wanted == given)
+
+
+def _same_text(one: str, other: str) -> bool:
+    """Equal; equations of einsum whatever their letters are."""
+    return one == other or ("->" in one and "->" in other and _equation(one) == _equation(other))
+
+
+def _equation(text: str) -> str:
+    """An equation with its letters renamed in the order in which they come."""
+    names: dict[str, str] = {}
+    return "".join(names.setdefault(c, chr(97 + len(names))) if c.isalpha() else c for c in text if c != " ")
 
 
 def _same_axis(one: Any, other: Any, node: Node) -> bool:

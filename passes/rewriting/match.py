@@ -17,7 +17,7 @@ from passes.rewriting.unify import Found, Unifier
 
 __all__ = ["NO", "Match", "Miss", "matches", "refusal"]
 
-NO = "the guard says no"
+NO = "nothing to do"  # not worth a line in the ledger
 _TRIES = 16  # ways to lay a pattern over one place; more are given up
 Miss = Callable[[Rule, Node, str], None]
 

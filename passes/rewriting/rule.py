@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -266,7 +267,8 @@ def remove_rule(name: str) -> None:
 
 
 def rules() -> dict[str, Rule]:
-    """Every registered rule by name."""
+    """Every registered rule by name, the built-in ones too."""
+    importlib.import_module("passes.rulebook")  # not before somebody asks: there are many
     return dict(_RULES)
 
 

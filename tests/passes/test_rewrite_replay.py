@@ -1,0 +1,194 @@
+"""Replaying rewrites: both sides on recorded and random operands, in their own dtype and in fp64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import passes
+from capture import Graph, capture
+from tests.passes.golden import parse
+
+X = torch.randn(2, 3)
+Run = Callable[..., Graph]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Registers a rule and runs it alone, checked: ``run(graph, pattern, replacement, *example_args)``."""
+    made: list[str] = []
+
+    def run(graph: Graph, pattern: Any, replacement: Any, *example: Any, inputs: Any = None) -> Graph:
+        name = f"checked{len(made)}"
+        passes.register_rule(name, pattern, replacement, example or (X,))
+        made.append(name)
+        steps = [f"rewrite{{rules={name}}}"]
+        return passes.optimize(graph, passes=steps, verify=True, check_rewrites=True, args=inputs)
+
+    yield run
+    for name in made:
+        passes.remove_rule(name)
+
+
+def notes(graph: Graph) -> str:
+    """What the history says of the last pass."""
+    return "\n".join(graph.history[-1].notes)
+
+
+def graph_of(function: Callable[..., Any], *args: Any, **more: Any) -> Graph:
+    class Model(torch.nn.Module):
+        def forward(self, *args: Any) -> Any:
+            return function(*args)
+
+    return capture(Model(), args, **more)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_right_rule_passes(run: Run, dtype: torch.dtype, recorded: bool) -> None:
+    x = torch.randn(5, 7, dtype=dtype)
+    graph = graph_of(lambda x: x * torch.sigmoid(x), x)
+    after = run(graph, lambda x: torch.sigmoid(x) * x, F.silu, inputs=(x,) if recorded else None)
+    assert after.history[-1].changed
+    assert not after.history[-1].notes
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_wrong_rule_is_refused_noted_and_in_the_ledger(
+    run: Run, recorded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = graph_of(lambda x: x * torch.tanh(x), X)
+    after = run(graph, lambda x: x * torch.tanh(x), F.silu, inputs=(X,) if recorded else None)
+    assert str(after) == str(graph)
+    assert not after.history[-1].changed
+    assert dict(after.history[-1].stats) == {"refused": 1}
+    kind = "recorded" if recorded else "random"
+    assert f"differs on {kind} operands: error" in notes(after)
+    assert "test_rewrite_replay.py:" in notes(after)
+    assert [r.getMessage() for r in caplog.records if r.name == "capture.passes.rewrite"]
+    assert {row.kind for row in passes.ledger(after)} == {"kept"}
+    assert all("differs" in row.reason for row in passes.ledger(after))
+
+
+def test_a_lost_cast_shows_in_the_dtype_though_not_in_fp64(run: Run) -> None:
+    """Squares of 300 overflow in f16."""
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return x.float().pow(2).mean(-1).sqrt().to(x.dtype)
+
+    def careless(x: torch.Tensor) -> torch.Tensor:
+        return x.pow(2).mean(-1).sqrt()
+
+    x = 300 * torch.rand(4, 64, dtype=torch.float16) + 100
+    after = run(graph_of(norm, x), norm, careless, inputs=(x,))
+    assert "differs on recorded operands: infinite in other places" in notes(after)
+    wide = after.run(x, dtype=torch.float64)
+    torch.testing.assert_close(careless(x.double()), wide, rtol=1e-12, atol=0)
+
+
+def test_an_error_below_the_dtypes_rounding_shows_in_fp64(run: Run) -> None:
+    graph = graph_of(lambda x: torch.sin(x) * 1.0625, X)
+    after = run(graph, lambda x: torch.sin(x) * 1.0625, lambda x: torch.sin(x) * 1.0625000001)
+    assert "differs on random operands" in notes(after)
+
+
+def test_nan_in_other_places_is_a_difference(run: Run) -> None:
+    """0 * x is NaN where x is infinite; zero is not."""
+    x = torch.tensor([1.0, float("inf")])
+    graph = graph_of(lambda x: torch.exp(x * 0), x)
+    rule = (lambda x: torch.exp(x * 0), lambda x: torch.ones_like(x))
+    assert "NaN in other places" in notes(run(graph, *rule, inputs=(x,)))
+    assert run(graph, *rule, inputs=(x[:1].expand(2),)).history[-1].changed
+
+
+def test_a_varying_size_is_tried_at_several(run: Run) -> None:
+    """Right for the one row that is recorded; of the sizes tried, some are larger."""
+    graph = parse(
+        """
+        graph(%x: f32[N, 4]) where N in [1, 8]
+          %0: f32[N, 4] = aten.exp(%x)
+          %1: f32[4] = aten.sum.dim_IntList(%0, [0])
+          return %1
+        """
+    )
+    after = run(graph, lambda x: x.exp().sum(0), lambda x: x.exp()[0], inputs=(torch.randn(1, 4),))
+    assert "differs on random operands" in notes(after)
+
+
+def test_integers_are_exact(run: Run) -> None:
+    x = torch.tensor([[3.0, 1.0, 3.0]])
+    graph = graph_of(lambda x: torch.neg(x).argmin(-1), x)
+    rule = (lambda x: torch.neg(x).argmin(-1), lambda x: x.shape[-1] - 1 - x.flip(-1).argmax(-1))
+    assert "1 of 1 elements" in notes(run(graph, *rule, inputs=(x,)))
+
+
+def test_integers_are_drawn_from_the_range_that_is_recorded(run: Run) -> None:
+    """Indices as large as those of the example, which shows that the replacement goes astray there."""
+    table, x = torch.randn(5, 4), torch.tensor([4, 0, 3])
+    graph = graph_of(lambda x, table: F.embedding(x, table).neg(), x, table)
+    rule = (lambda x, t: F.embedding(x, t).neg(), lambda x, t: F.embedding(x % 4, -t), x, table)
+    assert "differs on recorded operands" in notes(run(graph, *rule, inputs=(x, table)))
+    assert run(graph, *rule, inputs=(x % 4, table)).history[-1].changed
+
+
+def test_what_one_rule_puts_in_another_is_replayed_on(run: Run) -> None:
+    """The index is computed: that it is in range is known from the record alone, for the new value too."""
+    x = torch.tensor([7.0, 5.0, 6.0])
+    table = torch.randn(8, 4)
+    graph = graph_of(lambda x, t: F.embedding(x.relu().long(), t).neg(), x, table)
+    passes.register_rule("first", lambda x: x.relu().long(), lambda x: x.long().relu(), (X,))
+    passes.register_rule(
+        "second",
+        lambda i, t: F.embedding(i, t).neg(),
+        lambda i, t: F.embedding(i.remainder(7), -t),
+        (x.long(), X),
+    )
+    try:
+        steps = ["rewrite{rules=first}", "rewrite{rules=first+second}"]
+        after = passes.optimize(graph, passes=steps, check_rewrites=True, args=(x, table))
+    finally:
+        passes.remove_rule("first")
+        passes.remove_rule("second")
+    assert after.history[0].changed
+    assert "the rule second" in notes(after)
+    assert "differs on recorded operands" in notes(after)
+
+
+def test_operands_that_the_pattern_refuses_leave_the_rule_unproven(run: Run) -> None:
+    """Without example inputs there is no index in range for an empty table."""
+    graph = parse(
+        """
+        graph(%x: i64[3], %table: f32[0, 4])
+          %0: f32[3, 4] = aten.embedding(%table, %x)
+          %1: f32[3, 4] = aten.neg(%0)
+          return %1
+        """
+    )
+    after = run(
+        graph,
+        lambda x, t: -F.embedding(x, t),
+        lambda x, t: F.embedding(x, -t),
+        torch.ones(2, dtype=torch.long),
+        X,
+    )
+    assert "cannot be checked" in notes(after)
+
+
+def test_nothing_is_written_while_recording(run: Run) -> None:
+    class Counter(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.count.add_(1)
+            return x * torch.sigmoid(x)
+
+    model = Counter()
+    graph = capture(model, (X,))
+    assert run(graph, lambda x: torch.sigmoid(x) * x, F.silu, inputs=(X,)).history[-1].changed
+    assert model.count == 0
