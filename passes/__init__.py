@@ -18,6 +18,7 @@ from passes import (  # noqa: F401
     lower,
     memory,
     recompose,
+    reinplace,
     rewrite,
     schedule,
     simplify,

@@ -1,6 +1,6 @@
 """Which values share a buffer: found by one run of the graph on fake tensors, comparing storages.
 
-    %1 = permute(%0)       %1 lives in %0's buffer
+    %1 = permute(%0)       %1 lives in %0's buffer, as does what a recipe says is written into %0
     %2 = reshape(%1)       a copy where strides force one, else %0's buffer too
     %3 = relu(%2)          a buffer of its own, which may be %2's where %2 ends here (`reusable`)
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch._ops import OpOverload
@@ -24,6 +25,7 @@ from capture.ir.infer import FakeRun
 from capture.ir.types import CHANNELS_LAST, CHANNELS_LAST_3D, TORCH_FORMATS
 from passes.aliases import may_share
 from passes.destinations import may_overwrite
+from passes.updates import updated_operand
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,19 @@ class Buffers:
     def transients(self) -> list[Value]:
         """Roots of the buffers that live inside a call only, in the graph's order."""
         return [v for v in self.nbytes if v not in self.lasting]
+
+    def memory_of(self, value: Value) -> tuple[Value, ...]:
+        """Roots of the memory that a value lies in, or may, at other sizes or strides."""
+        root = self.roots.get(value)
+        return () if root is None else self._reach[root]
+
+    @cached_property
+    def _reach(self) -> dict[Value, tuple[Value, ...]]:
+        found: dict[Value, tuple[Value, ...]] = {}
+        for root in dict.fromkeys(self.roots.values()):  # in order: what one may lie in has been seen before
+            also = [memory for other in self.held.get(root, ()) for memory in found[other]]
+            found[root] = tuple(dict.fromkeys([root, *also]))
+        return found
 
 
 def buffers(graph: Graph) -> Buffers:
@@ -141,6 +156,8 @@ class _Finder:
 
     def _run(self, node: Node) -> Sequence[torch.Tensor] | None:
         """Fakes of the results, or None where they are to be taken from the types."""
+        if (updated := updated_operand(node)) is not None:
+            return [self.fake.value(updated)]
         if isinstance(node.op, Fusion) and node.impl is not None:
             return None  # a kernel's result is fresh
         try:
@@ -204,6 +221,12 @@ class _Finder:
             return False
         # PyTorch compares strides even where the size is 1, and refuses what may overlap in part.
         readings = [v for v in node.operand_values if self.roots.get(v) is root]
+        if (
+            isinstance(node.op, Fusion)
+            and node.impl is None
+            and not set(readings) <= set(may_overwrite(node))
+        ):
+            return False  # read again after the first of its operators has written
         return all(self.layouts[v] == wanted and self.strides[v] == self.strides[operand] for v in readings)
 
 

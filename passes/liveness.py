@@ -73,7 +73,9 @@ def liveness_of(shared: Buffers, order: Sequence[Node], graph: Graph) -> Livenes
     lifetimes = _lifetimes(shared, order, graph)
     in_place: dict[Value, Value] = {}
     homes: dict[Value, Value] = {}
-    taken: set[Value] = set()
+    taken = {
+        root for value in graph.writebacks.values() for root in shared.memory_of(value)
+    }  # read at the end
     for step, node in enumerate(order):
         for result, operand in shared.reusable.get(node, ()):
             root = shared.roots[operand]

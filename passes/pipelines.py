@@ -26,6 +26,7 @@ PIPELINES[2] = (
     "layout",  # before fusion: conversions then stand between regions, never inside
     "fuse",
     "lower",  # recipes for regions and lone ops; meaning stays
+    "reinplace",  # before scheduling, which keeps reads of old content ahead of the write
     "schedule",  # after fusion: fewer nodes to order
     "memory",  # last: a plan holds for one order of one graph
 )

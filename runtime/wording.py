@@ -20,6 +20,8 @@ fold-constants | selections: {n} choice by a constant mask | {n} choices by cons
 fuse | pointwise: {n} pointwise chain | {n} pointwise chains
 layout | conversions: channels-last, {n} conversion left | channels-last, {n} conversions left
 recompose | product: {n} product with a weight as linear | {n} products with a weight as linear
+reinplace | updates: {n} update written in place | {n} updates written in place
+reinplace | not_copied_bytes: {n} not copied at each call
 schedule | arena_bytes: arena {n}
 schedule | bound_bytes: no order needs less than {n}
 schedule | saved_bytes: saves {n}

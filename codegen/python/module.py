@@ -18,6 +18,7 @@ from codegen.python.regions import region_lines
 from codegen.python.spelling import comment, docstring, identifier, literal, quoted
 from passes.aliases import may_share
 from passes.destinations import in_place_form, out_form, takes_any_strides
+from passes.updates import update_form, updated_operand
 
 _COMMENT_COLUMN = 100
 _RESERVED = {
@@ -214,12 +215,14 @@ class Writer:
             lines.append(f"{name} = {self.text(value)}.clone()")
             self.kept[value] = name
         for target, value in self.graph.writebacks.items():
-            if value is not target:
+            if value is not target and not _is_written(target, value):
                 lines.append(f"{self.text(target)}.copy_({self.kept.get(value) or self.text(value)})")
         return lines
 
     def _node(self, node: Node) -> list[str]:
         left = self.targets(node)
+        if (updated := updated_operand(node)) is not None:
+            return self._update(node, updated, left)
         if node.impl is not None and node.impl.kernel in KERNELS:
             return [f"{left}{KERNELS[node.impl.kernel](self, node)}"]
         if isinstance(node.op, Fusion):
@@ -227,6 +230,17 @@ class Writer:
         if node.regions:
             return [f"{left}{self._cond(node)}"]
         return [f"{left}{self.call(node, self.destination(node))}"]
+
+    def _update(self, node: Node, updated: Value, left: str) -> list[str]:
+        """A node whose recipe says that it writes into an operand: the result is that operand's memory."""
+        form = update_form(node)
+        assert form is not None  # or it would have no such recipe
+        args = [self.text(v) for v in node.operands]
+        args += [f"{k}={self.text(v)}" for k, v in node.kwargs.items()]
+        if not form.part:
+            return [f"{left}{call_text(form.overload, args)}"]
+        part = call_text(form.overload, [args[0], *args[2:]])
+        return [f"{part}.copy_({args[1]})", f"{left}{self.text(updated)}"]
 
     def _cond(self, node: Node) -> str:
         """torch.cond as a Python conditional between two functions."""
@@ -342,6 +356,14 @@ def _views_of_targets(graph: Graph) -> set[Value]:
         if any(may_share(n.op) for n in inner) and not found.isdisjoint(node.operand_values):
             found.update(node.results)
     return found
+
+
+def _is_written(target: Value, value: Value) -> bool:
+    """Whether updates in place, one after another, have made the value in the target's own memory."""
+    found: Value | None = value
+    while found is not None and found is not target:
+        found = updated_operand(found.producer) if found.producer is not None else None
+    return found is target
 
 
 def _returns_sequence(node: Node) -> bool:

@@ -10,6 +10,7 @@ from capture.ir import Graph, Node, ScalarType, TensorType, Trait, Value, dims, 
 from capture.ir.dims import Dim
 from capture.ir.graph import free_dims
 from passes.buffers import Buffers
+from passes.updates import updated_operand
 
 SizeOf = Callable[[Dim], "int | None"]
 
@@ -184,7 +185,7 @@ class _Accesses:
     """Keeps a node that writes into memory after all earlier and before all later ones that touch it."""
 
     def __init__(self, shared: Buffers) -> None:
-        self.roots = shared.roots
+        self.shared = shared
         self.last_write: dict[Value, int] = {}
         self.since: dict[Value, list[int]] = {}
 
@@ -192,21 +193,21 @@ class _Accesses:
         written = _written(node)
         needed: list[int] = []
         for value in dict.fromkeys((*node.operand_values, *node.results)):
-            root = self.roots.get(value)
-            if root is None:
-                continue
-            if root in self.last_write:
-                needed.append(self.last_write[root])
-            if value in written:
-                needed += self.since.get(root, [])
-                self.last_write[root], self.since[root] = step, []
-            else:
-                self.since.setdefault(root, []).append(step)
+            for root in self.shared.memory_of(value):
+                if root in self.last_write:
+                    needed.append(self.last_write[root])
+                if value in written:
+                    needed += self.since.get(root, [])
+                    self.last_write[root], self.since[root] = step, []
+                else:
+                    self.since.setdefault(root, []).append(step)
         return [s for s in needed if s != step]
 
 
 def _written(node: Node) -> set[Value]:
-    """Operands that the node's op writes into."""
+    """Operands that the node's op, or its recipe, writes into."""
+    if (updated := updated_operand(node)) is not None:
+        return {updated}
     schema = getattr(node.op, "_schema", None)
     if schema is None or not schema.is_mutable:
         return set()

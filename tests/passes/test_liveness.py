@@ -90,6 +90,17 @@ def test_what_is_written_back_lives_to_the_end() -> None:
     assert intervals(graph) == {"%0": (0, 3), "%1": (1, 3)}
 
 
+def test_what_is_written_back_is_not_written_over_by_the_last_node() -> None:
+    graph = parse("""graph(%x: f32[8])
+  @state: f32[8]
+  %0: f32[8] = aten.cumsum(@state, 0)
+  %1: f32[8] = aten.sin(%0)
+  return
+  write @state = %0
+""")
+    assert over(graph) == {}
+
+
 def test_a_tuple_of_results_has_a_buffer_each_and_pieces_of_a_split_none() -> None:
     graph = parse("""graph(%x: f32[4, 6])
   %0: f32[4, 6] = aten.cumsum(%x, 0)
@@ -317,7 +328,7 @@ POINTWISE = """graph(%x: f32[8], %y: f32[8])
   %1: f32[8] = fusion.pointwise(%0, %y) {
     ^(%a: f32[8], %b: f32[8])
     %c: f32[8] = aten.relu(%a)
-    %d: f32[8] = aten.add.Tensor(%c, %a)
+    %d: f32[8] = aten.add.Tensor(%c, %b)
     return %d
   }
   %2: f32[8] = aten.cumsum(%1, 0)
@@ -329,6 +340,8 @@ def test_a_pointwise_fusion_is_written_over_an_operand() -> None:
     assert over(parse(POINTWISE)) == {"%1": "%0"}
     reduced = POINTWISE.replace("%c: f32[8] = aten.relu(%a)", "%c: f32[8] = aten.cumsum(%a, 0)")
     assert over(parse(reduced)) == {}
+    again = POINTWISE.replace("aten.add.Tensor(%c, %b)", "aten.add.Tensor(%c, %a)")
+    assert over(parse(again)) == {}  # the first operator has written over what the second reads
 
 
 def test_a_fusions_result_is_fresh_unless_it_hands_an_operand_through() -> None:
