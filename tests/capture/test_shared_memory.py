@@ -61,6 +61,22 @@ class Columns(nn.Module):
         return self.right - self.left
 
 
+class Awkward(nn.Module):
+    """Buffers of which some cannot be written to, and some not be compared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("expanded", torch.full((1,), torch.nan).expand(4))
+        self.register_buffer("flags", torch.ones(1, 1, dtype=torch.bool).expand(1, 4))
+        self.register_buffer("sparse", torch.eye(3).to_sparse())
+        self.register_buffer("lazy", torch.empty(3, device="meta"))
+        self.register_buffer("count", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return torch.where(self.flags, x * self.count, self.expanded)
+
+
 class Twice(nn.Module):
     """One memory under two names, as two tensors."""
 
@@ -114,6 +130,15 @@ def test_shared_memory_that_no_write_shows_through_is_captured(model: type[nn.Mo
     made = model()
     graph = capture(made, (X,), frontend=frontend)
     check_against_eager(graph, made, (X,))
+
+
+@pytest.mark.parametrize("frontend", ["fx", "dispatch"])
+def test_buffers_that_cannot_be_written_to_are_left_alone(frontend: str) -> None:
+    model = Awkward()
+    before = model.expanded._version, model.flags._version
+    graph = capture(model, (X,), frontend=frontend)
+    check_against_eager(graph, model, (X,))
+    assert (model.expanded._version, model.flags._version) == before
 
 
 @pytest.mark.parametrize("frontend", ["auto", "fx", "dispatch"])
