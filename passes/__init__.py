@@ -17,6 +17,7 @@ from passes import (  # noqa: F401
     layout,
     lower,
     memory,
+    merge_linear,
     recompose,
     reinplace,
     rewrite,

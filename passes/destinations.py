@@ -120,7 +120,9 @@ def takes_destination(node: Node) -> bool:
         return False
     if isinstance(node.op, Fusion):
         last = _last(node)
-        return last is not None and takes_destination(last)
+        return last is not None and all(
+            takes_destination(n) and n.results[0].type == last.results[0].type for n in node.region.nodes
+        )
     if not takes_any_strides(node):
         return False
     if node.is_op(torch.ops.aten.matmul.default) and node.operands[0].tensor_type.rank == 1:
@@ -139,9 +141,9 @@ def may_overwrite(node: Node) -> tuple[Value, ...]:
     """The operands that the node's result may be written over, if nobody else needs them; in order of
     preference.
 
-    An elementwise operator reads each element before it writes it. A kernel says in its recipe which operand
-    it
-    updates: the option `inplace`, a position among the node's operands.
+    An elementwise operator reads each element before it writes it. A fusion's operators write one after the
+    other, so only what the first alone reads may be written over. A kernel says in its recipe which operand
+    it updates: the option `inplace`, a position among the node's operands.
     """
     if node.impl is not None:
         position = node.impl.options.get("inplace")
@@ -150,9 +152,7 @@ def may_overwrite(node: Node) -> tuple[Value, ...]:
         )
         return (named,) if isinstance(named, Value) else ()
     if isinstance(node.op, Fusion):
-        last = _last(node)
-        safe = last is not None and _is_pointwise(node) and out_form(last.op) is not None
-        return tuple(dict.fromkeys(node.operand_values)) if safe else ()
+        return _read_first(node) if takes_destination(node) and _is_pointwise(node) else ()
     if not has(node.op, Trait.POINTWISE) or has(node.op, Trait.RANDOM | Trait.EFFECTFUL):
         return ()
     if out_form(node.op) is not None:
@@ -167,6 +167,15 @@ def _last(node: Node) -> Node | None:
         return None
     last = next(reversed(node.region.nodes), None)
     return last if last is not None and last.results == node.region.results else None
+
+
+def _read_first(node: Node) -> tuple[Value, ...]:
+    """The operands of a fusion that its first operator reads and no later one."""
+    assert node.region is not None
+    first = next(iter(node.region.nodes))
+    pairs = list(zip(node.operands, node.region.inputs, strict=True))
+    late = {outer for outer, inner in pairs if inner.users != (first,)}
+    return tuple(dict.fromkeys(outer for outer, _ in pairs if outer not in late))
 
 
 def _is_pointwise(node: Node) -> bool:

@@ -16,7 +16,7 @@ oneDNN's ReLU maps NaN to 0. `keep_nan=True` leaves ReLU to PyTorch, at the cost
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,14 +78,13 @@ class Lower(Pass):
         if not torch.backends.mkldnn.is_available():
             return PassResult(False, {"onednn": "not in this PyTorch"})
         stats: Counter[str] = Counter()
-        written = set(graph.writebacks)
         for node in graph.nodes:
             kind = _kind(node)
             if kind is None:
                 continue
             region = node.region
             anchor = next(iter(region.nodes)) if region is not None else node
-            if not _packable(kind, anchor, node, written):
+            if not _packable(kind, anchor, node, graph.writebacks):
                 continue
             self._lower(graph, node, anchor, kind, stats)
         return PassResult(bool(stats), dict(stats))
@@ -140,6 +139,16 @@ def match_epilogue(kind: str, anchor: Node, chain: list[Node], keep_nan: bool = 
     return epilogue
 
 
+def kernel_takes(graph: Graph, anchor: Node, chain: list[Node]) -> int | None:
+    """How much of the chain after a lone anchor its oneDNN kernel does; None where it has no such kernel."""
+    kind = _kind(anchor)
+    if kind is None or not torch.backends.mkldnn.is_available():
+        return None
+    if not _packable(kind, anchor, anchor, graph.writebacks):
+        return None
+    return match_epilogue(kind, anchor, chain).length
+
+
 def _takes(kind: str, node: Node) -> bool:
     return kind == "linear" or BINARIES[node.op] == "add"
 
@@ -152,7 +161,7 @@ def _other(node: Node, value: Value) -> Value | None:
     if left is right or value not in (left, right):
         return None
     other = right if left is value else left
-    if not isinstance(other, Value) or other.producer is not None:
+    if not isinstance(other, Value):
         return None
     return other if value.tensor_type.same_value_as(other.type) else None
 
@@ -167,9 +176,9 @@ def _kind(node: Node) -> str | None:
     return "linear" if node.is_op(aten.linear.default) else None
 
 
-def _packable(kind: str, anchor: Node, node: Node, written: set[Value]) -> bool:
+def _packable(kind: str, anchor: Node, node: Node, written: Container[Value]) -> bool:
     """Whether oneDNN takes the anchor: constant bound weights, a dtype and sizes that it has kernels for."""
-    if kind == "conv" and not anchor.is_op(aten.conv2d.default):
+    if not anchor.is_op(aten.conv2d.default if kind == "conv" else aten.linear.default):
         return False
     weight, bias = _outer(node, anchor.operands[1]), _outer(node, anchor.arg("bias"))
     x = anchor.operands[0].tensor_type

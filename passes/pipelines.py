@@ -23,6 +23,7 @@ PIPELINES: dict[int, tuple[str, ...]] = {
 }
 PIPELINES[2] = (
     *PIPELINES[1],
+    "merge-linear",  # before fusion, which would give each layer an epilogue of its own
     "layout",  # before fusion: conversions then stand between regions, never inside
     "fuse",
     "lower",  # recipes for regions and lone ops; meaning stays

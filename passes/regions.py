@@ -10,7 +10,8 @@ from capture.ir.graph import map_operand
 def make_region(graph: Graph, kind: Fusion, group: list[Node]) -> Node:
     """Replace `group` by one fusion node in the place of its last node.
 
-    The group is in graph order, and only the last node's results are used outside of it.
+    The group is in graph order. The node returns what is used outside of it, which must come later than its
+    last node; the last node's results, where nothing is.
     """
     inside = set(group)
     root = group[-1]
@@ -31,11 +32,13 @@ def make_region(graph: Graph, kind: Fusion, group: list[Node]) -> Node:
         )
         mapping.update(zip(node.results, copy.results, strict=True))
         origin |= node.origin
-    region.set_results([mapping[v] for v in root.results])
+    used = [v for n in group for v in n.results if v.is_result or any(user not in inside for user in v.users)]
+    results = used or root.results
+    region.set_results([mapping[v] for v in results])
     fused = graph.add_node(
-        kind, outer, types=[v.type for v in root.results], regions=[region], origin=origin, before=root
+        kind, outer, types=[v.type for v in results], regions=[region], origin=origin, before=root
     )
-    for old, new in zip(root.results, fused.results, strict=True):
+    for old, new in zip(results, fused.results, strict=True):
         graph.replace_uses(old, new)
     for node in reversed(group):
         graph.erase(node)

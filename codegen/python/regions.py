@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capture.ir import Node, TensorType, Value
+from capture.ir import Node, TensorType, Trait, Value, has
 
 if TYPE_CHECKING:
     from codegen.python.module import Writer
@@ -17,22 +17,21 @@ def region_lines(out: Writer, node: Node) -> list[str]:
     out.names.update({p: out.text(o) for p, o in zip(region.inputs, node.operands, strict=True)})
     results = dict(zip(reversed(region.results), reversed([out.names[r] for r in node.results]), strict=True))
     destination, final = out.destination(node), region.results[0]
-    # An operand's memory can be written over at the end alone; the arena's own place from the start.
-    place = destination if node.results[0] not in out.arena.in_place else None
     last = {v: step for step in region.nodes for v in step.operand_values}
     memory: dict[Value, str] = {}
     lines = []
     for position, step in enumerate(region.nodes):
         dying = [v for v in memory if last.get(v) is step and v not in results]
         value = step.results[0]
-        reusable = next((memory[v] for v in dying if v.type == value.type), None)
-        free = place if place not in memory.values() and _alike(value, final) else None
+        over = dying if has(step.op, Trait.POINTWISE) else []
+        reusable = next((memory[v] for v in over if v.type == value.type), None)
+        free = destination if destination not in memory.values() and _alike(value, final) else None
         where = destination if value is final and destination else reusable or free
         for each in step.results:
             out.names[each] = results.get(each) or out.fresh(f"{out.names[node.results[0]]}_{position}")
         lines.append(f"{out.targets(step)}{out.call(step, where)}")
         memory.update({each: out.names[each] for each in step.results})
-        if where is not None and where == place and out.writes_into(step, where):
+        if where is not None and where == destination and out.writes_into(step, where):
             memory[value] = where
         if dying:
             lines[-1] += f"; del {', '.join(out.names[v] for v in dying)}"

@@ -177,8 +177,8 @@ def test_regions_are_bounded() -> None:
     after = run(graph, [Fuse(max_ops=4)])
     assert kinds(after) == ["neg", "fusion.pointwise(neg neg neg neg)", "fusion.pointwise(neg neg neg neg)"]
     anchored = parse(
-        "graph(%y: f32[4, 4])\n  @w: f32[4, 4]\n  %a: f32[4, 4] = aten.linear(%y, @w)\n"
-        + "".join(f"  %{i}: f32[4, 4] = aten.neg(%{i - 1 if i else 'a'})\n" for i in range(6))
+        "graph(%y: f64[4, 4])\n  @w: f64[4, 4]\n  %a: f64[4, 4] = aten.linear(%y, @w)\n"
+        + "".join(f"  %{i}: f64[4, 4] = aten.neg(%{i - 1 if i else 'a'})\n" for i in range(6))
         + "  return %5\n"
     )
     assert kinds(run(anchored, [Fuse(max_ops=4)])) == [
