@@ -18,7 +18,9 @@ fold-constants | folded: {n} op computed once and for all | {n} ops computed onc
 fold-constants | constants: {n} new constant | {n} new constants
 fold-constants | selections: {n} choice by a constant mask | {n} choices by constant masks
 fuse | pointwise: {n} pointwise chain | {n} pointwise chains
+fuse | reduction: {n} reduction with its neighbours | {n} reductions with their neighbours
 layout | conversions: channels-last, {n} conversion left | channels-last, {n} conversions left
+merge-linear | merged: {n} linear layer of a shared input | {n} linear layers of shared inputs
 recompose | product: {n} product with a weight as linear | {n} products with a weight as linear
 reinplace | updates: {n} update written in place | {n} updates written in place
 reinplace | not_copied_bytes: {n} not copied at each call
