@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from capture.ir import Node, Value
+from capture.ir import Node, TensorType, Value
+from passes.queries import fixed_tensor
 
 aten = torch.ops.aten
 
@@ -79,7 +80,9 @@ def single_piece(node: Node) -> Same | None:
 
 
 def inactive_dropout(node: Node) -> Same | None:
-    return Same(source(node), "dropout outside training") if node.arg("train") is False else None
+    if node.arg("train") is False:
+        return Same(source(node), "dropout outside training")
+    return Same(source(node), "dropout of nothing") if node.arg("p") == 0 else None
 
 
 def pad_by_nothing(node: Node) -> Same | None:
@@ -98,6 +101,30 @@ def cat_of_few(node: Node) -> Same | Call | None:
     if not kept or len(kept) == len(tensors):
         return None
     return Call(aten.cat.default, [kept, axis], "joins tensors of which some are empty")
+
+
+def number_in_tensor(op: Any, place: int) -> Rewrite:
+    """A constant of no axes, in the dtype of the result, as the number that it is; `place` is its operand."""
+
+    def rewrite(node: Node) -> Call | None:
+        if len(node.operands) != 3 or node.kwargs:
+            return None
+        tensor = fixed_tensor(node.graph, node.operands[place])
+        if tensor is None or tensor.dim() or tensor.dtype != node.result.tensor_type.dtype:
+            return None
+        if not tensor.dtype.is_floating_point or not keeps_dtype(node):
+            return None
+        operands = list(node.operands)
+        operands[place] = tensor.item()
+        return Call(op, operands, "a constant that is one number")
+
+    return rewrite
+
+
+def keeps_dtype(node: Node) -> bool:
+    """Whether an operand has the result's dtype by itself: a number beside it leaves that as it is."""
+    others = [v for v in node.operand_values if isinstance(v.type, TensorType) and v.type.rank]
+    return any(v.tensor_type.dtype == node.result.tensor_type.dtype for v in others)
 
 
 # -- arithmetic -------------------------------------------------------------------------------------------

@@ -46,6 +46,11 @@ TABLE: dict[Any, tuple[Rewrite, ...]] = {
     aten.cat.default: (al.cat_of_few,),
     aten.constant_pad_nd.default: (al.pad_by_nothing,),
     aten.pad.default: (al.pad_by_nothing,),
+    aten.masked_fill.Tensor: (al.number_in_tensor(aten.masked_fill.Scalar, 2),),
+    aten.where.self: (
+        al.number_in_tensor(aten.where.ScalarOther, 2),
+        al.number_in_tensor(aten.where.ScalarSelf, 1),
+    ),
     aten.expand.default: (views.expanded,),
     aten.mm.default: (views.product_with_transposed,),
     aten.matmul.default: (views.product_with_transposed,),

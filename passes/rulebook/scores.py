@@ -1,0 +1,178 @@
+"""One spelling for attention scores: what leads to a softmax and a product as matmul, mul, masked_fill.
+
+    %0 = aten.einsum("bqhd,bkhd->bhqk", [%q, %k])       %0 = aten.permute(%q, [0, 2, 1, 3])
+    %1 = aten.div.Tensor(%0, 5.6)                       %1 = aten.permute(%k, [0, 2, 3, 1])
+    %2 = aten.softmax.int(%1, -1)               ==>     %2 = aten.matmul(%0, %1)
+    ...                                                 %3 = aten.mul.Tensor(%2, 0.178...)
+
+So that the rules for attention need not be written once for each of these.
+
+Do not fire where no softmax over the last axis and no product follow: a division stays a division elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capture.ir import Value
+from passes.queries import packet_name
+from passes.rewriting import Match
+from passes.rulebook.common import SCALAR, X, spelled, where
+
+aten = torch.ops.aten
+A = torch.empty(2, 2, 2)
+B = torch.empty(2, 2, 2, 2)
+MASK = torch.empty(2, 2, dtype=torch.bool)
+SCALED = (X, SCALAR)
+
+_BETWEEN = {
+    "aten.add", "aten.mul", "aten.div", "aten.masked_fill", "aten.where", "aten._to_copy", "aten.to",
+    "aten.reshape", "aten.view", "aten.dropout",
+}  # fmt: skip
+_PRODUCTS = {"aten.matmul", "aten.bmm", "aten.einsum"}
+_FARTHEST = 8  # nodes between the scores and the product
+
+
+def leads_to_attention(match: Match) -> Any:
+    """Whether a softmax over the last axis follows, and then a product; nothing on the way is used twice."""
+    return _leads(match.results[0], softmax_seen=False) or (False, "no softmax and product follow")
+
+
+def _leads(value: Value, *, softmax_seen: bool) -> bool:
+    for _ in range(_FARTHEST):
+        if len(value.users) != 1 or value.is_result:
+            return False
+        node = value.users[0]
+        name = packet_name(node.op)
+        if name in _PRODUCTS:
+            return softmax_seen
+        if name == "aten.softmax":
+            if node.arg("dim") not in (-1, value.tensor_type.rank - 1):
+                return False
+            softmax_seen = True
+        elif name not in _BETWEEN:
+            return False
+        value = node.results[0]
+    return False
+
+
+def is_weighted_sum(match: Match) -> Any:
+    """Whether the first factor of a product comes from a softmax."""
+    value: Any = match["a"]
+    for _ in range(3):
+        node = value.producer
+        if node is None:
+            break
+        if packet_name(node.op) == "aten.softmax":
+            return True
+        value = node.operands[0]
+    return False, "its first factor is no softmax"
+
+
+def belongs_to_attention(match: Match) -> Any:
+    """Whether a product makes scores, or takes their softmax."""
+    if is_weighted_sum(match) is True or _leads(match.results[0], softmax_seen=False):
+        return True
+    return False, "no softmax is near"
+
+
+# -- products ---------------------------------------------------------------------------------------------
+
+
+def einsum(equation: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda a, b: torch.einsum(equation, a, b)
+
+
+EINSUMS: tuple[tuple[str, Callable[[Tensor, Tensor], Tensor]], ...] = (
+    ("bqd,bkd->bqk", lambda a, b: a @ b.transpose(-2, -1)),
+    ("bhqd,bhkd->bhqk", lambda a, b: a @ b.transpose(-2, -1)),
+    ("bqhd,bkhd->bhqk", lambda a, b: a.transpose(1, 2) @ b.permute(0, 2, 3, 1)),
+    ("bqd,bdk->bqk", torch.matmul),
+    ("bhqd,bhdk->bhqk", torch.matmul),
+    ("bhqk,bkhd->bhqd", lambda a, b: a @ b.transpose(1, 2)),
+    ("bhqk,bkhd->bqhd", lambda a, b: (a @ b.transpose(1, 2)).transpose(1, 2)),
+    ("bhqk,bhkd->bqhd", lambda a, b: (a @ b).transpose(1, 2)),
+)
+for equation, product in EINSUMS:
+    rank = equation.index(",")
+    spelled(
+        "attention-einsum",
+        [einsum(equation)],
+        product,
+        (torch.empty((2,) * rank), torch.empty((2,) * rank)),
+        anchors=[aten.einsum, aten.softmax],
+        guard=belongs_to_attention,
+    )
+spelled(
+    "attention-bmm", [torch.bmm], torch.matmul, (A, A), anchors=[aten.bmm, aten.softmax],
+    guard=belongs_to_attention,
+)  # fmt: skip
+spelled(
+    "attention-baddbmm",
+    [lambda x, a, b, s: torch.baddbmm(x, a, b, beta=1, alpha=s)],
+    lambda x, a, b, s: torch.matmul(a, b) * s + x,
+    (A, A, A, SCALAR),
+    anchors=[aten.baddbmm, aten.softmax],
+    guard=leads_to_attention,
+)
+spelled(
+    "attention-baddbmm",
+    [lambda x, a, b: torch.baddbmm(x, a, b)],
+    lambda x, a, b: torch.matmul(a, b) + x,
+    (A, A, A),
+    anchors=[aten.baddbmm, aten.softmax],
+    guard=leads_to_attention,
+)
+spelled(
+    "attention-baddbmm",
+    [lambda x, a, b, s: torch.baddbmm(x, a, b, beta=0, alpha=s)],
+    lambda x, a, b, s: torch.matmul(a, b) * s,
+    (A, A, A, SCALAR),
+    anchors=[aten.baddbmm, aten.softmax],
+    guard=leads_to_attention,
+)
+
+# -- scale, mask, softmax ---------------------------------------------------------------------------------
+
+
+def is_division(match: Match) -> bool:
+    """Whether it is one in the graph, too, and not the product that clean-up makes of some divisions."""
+    return match.node(aten.div) is not None and match["s"] != 0
+
+
+spelled(
+    "attention-scale",
+    [lambda x, s: x / s],
+    lambda x, s: x * (1 / s),
+    SCALED,
+    anchors=[aten.div, aten.softmax],
+    guard=where(is_division, leads_to_attention),
+)
+spelled(
+    "attention-mask",
+    [lambda x, mask, c: torch.where(mask, x, c)],
+    lambda x, mask, c: x.masked_fill(torch.logical_not(mask), c),
+    (X, MASK, SCALAR),
+    anchors=[aten.where.ScalarOther, aten.softmax],
+    guard=leads_to_attention,
+)
+spelled(
+    "attention-mask",
+    [lambda x, mask, c: torch.where(mask, c, x)],
+    lambda x, mask, c: x.masked_fill(mask, c),
+    (X, MASK, SCALAR),
+    anchors=[aten.where.ScalarSelf, aten.softmax],
+    guard=leads_to_attention,
+)
+spelled(
+    "attention-softmax",
+    [lambda x: torch.softmax(x, -1, dtype=torch.float32)],
+    lambda x: torch.softmax(x.float(), -1),
+    (X,),
+    anchors=[aten.softmax],
+    guard=lambda m: _leads(m.results[0], softmax_seen=True) or (False, "no product follows"),
+)
