@@ -7,7 +7,8 @@
 
 Pattern and replacement are PyTorch functions (docs/rules.md). Operands that commute are tried both ways; a
 copy, a widening cast or a broadcast between the matched operators is no hindrance. Goes on until no rule
-applies; of two rules for one place the larger pattern wins, then the one registered first.
+applies, with `simplify` in between; of two rules for one place the larger pattern wins, then the one
+registered first.
 
 Does not fire where an inner value is used outside of the match or returned, where the replacement's type is
 another one, where the guard says no, over random or effectful operators, where an operand is computed from a
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +38,7 @@ from passes.simplify import Simplify
 
 log = logging.getLogger("capture.passes.rewrite")
 
+_ROUNDS = 32  # of rules and clean-up in turn; two or three are what it takes
 _ALWAYS = 3  # the highest level: without one told, every rule runs
 
 
@@ -51,15 +54,18 @@ class Rewrite(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         work = _Rewriting(self._chosen(), self.check)
-        if self.check and self.inputs is not None:
-            work.recording = record(graph, *self.inputs)
-        applied = -1
-        while applied < work.applied.total():
-            applied = work.applied.total()
+        for _ in range(_ROUNDS):
+            if self.check and self.inputs is not None:
+                work.recording = record(graph, *self.inputs)
+            before = work.applied.total()
             for inner in nested_graphs(graph, fusions=False):
                 work.run(inner)
-            if applied < work.applied.total():  # rules are written in the form that clean-up leaves
-                work.fates = {**Simplify().run(graph).fates, **work.fates}
+            if before == work.applied.total():
+                break
+            # Rules are written in the form that clean-up leaves; it may bring together what others are for.
+            work.fates = {**Simplify().run(graph).fates, **work.fates}
+        else:
+            raise work.endless(list(work.applied))
         stats = {**work.applied, "refused": len(work.notes)} if work.notes else dict(work.applied)
         return PassResult(bool(work.applied), stats, work.fates, tuple(work.notes))
 
@@ -122,12 +128,7 @@ class _Rewriting:
             last.append(changed[0])
             limit -= 1
             if not limit:
-                raise CaptureError(
-                    f"the rules {', '.join(dict.fromkeys(last))} apply again and again",
-                    where=rules()[last[-1]].where if last[-1] in rules() else None,
-                    why="What a rule puts in is matched anew by it, or by another one.",
-                    hint="a guard, or a replacement that does not hold its own pattern",
-                )
+                raise self.endless(last)
             if new := {v.producer.op for v in changed[1] if v.producer is not None} - occurring:
                 occurring |= new  # for rules that need what a rule has put in
                 by_root = self._by_root(occurring)
@@ -135,6 +136,16 @@ class _Rewriting:
             again = _below(changed[1], depth) - queued
             queued |= again
             waiting += sorted(again, key=graph.order().__getitem__, reverse=True)
+
+    def endless(self, names: Iterable[str]) -> CaptureError:
+        """The error for rules that never come to an end."""
+        named = list(dict.fromkeys(names))
+        return CaptureError(
+            f"the rules {', '.join(named)} apply again and again",
+            where="\n".join(rule.where for rule in self.chosen if rule.name in named),
+            why="What a rule puts in is matched anew by it, or by another one.",
+            hint="a guard, or a replacement that does not hold its own pattern",
+        )
 
     def _by_root(self, occurring: set[Any]) -> dict[Any, list[Rule]]:
         """The rules by the operator that they begin at. Those that lack an operator stay untraced."""

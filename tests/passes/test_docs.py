@@ -8,28 +8,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from passes import PIPELINES, registered
 from passes.__main__ import page
 
 ROOT = Path(__file__).parents[2]
-FIRST_PASS = ROOT / "docs" / "first-pass.md"
+PAGES = {"first-pass.md": "first_pass.py", "rules.md": "rules_page.py"}
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(kind: str) -> list[str]:
-    return [text for found, text in BLOCK.findall(FIRST_PASS.read_text()) if found == kind]
+def blocks(page: str, kind: str) -> list[str]:
+    return [text for found, text in BLOCK.findall((ROOT / "docs" / page).read_text()) if found == kind]
 
 
-def test_the_worked_example_prints_what_the_page_shows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_the_worked_example_prints_what_the_page_shows(tmp_path: Path, name: str) -> None:
     """As a reader runs it: the blocks in one file, in a folder of its own."""
-    script = tmp_path / "first_pass.py"
-    script.write_text("\n\n".join(blocks("python")))
+    script = tmp_path / PAGES[name]
+    script.write_text("\n\n".join(blocks(name, "python")))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
         [sys.executable, script.name], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == "".join(blocks("text"))
+    assert ran.stdout == "".join(blocks(name, "text"))
 
 
 def test_the_list_of_passes_is_made_from_their_headers() -> None:
