@@ -15,6 +15,7 @@ import torch
 from capture.ir import Fusion, Graph, Node, Value, dims
 from capture.ir.graph import map_operand
 from capture.ir.interpreter import bind_dims, run_flat
+from passes.aliases import may_share
 from passes.destinations import in_place_form, out_form
 from passes.memory import MemoryPlan
 
@@ -28,7 +29,9 @@ class ArenaMachine:
         self.arena = torch.full((plan.arena_bytes,), GARBAGE, dtype=torch.uint8)
         self.values: dict[Value, Any] = {}
         self.env: dict[str, int] = {}
-        self.size = {v: b.size for v, b in self._buffers().items()}
+        buffers = self._buffers()
+        self.size = {v: b.size for v, b in buffers.items()}
+        self.first = set({id(b): v for v, b in reversed(buffers.items())}.values())
 
     def _buffers(self) -> dict[Value, Any]:
         from capture.ir.text import names
@@ -85,8 +88,13 @@ class ArenaMachine:
         return list(results) if isinstance(results, (list, tuple)) else [results]
 
     def _settle(self, value: Value, result: Any) -> Any:
-        """Put a fresh result where the plan says; what lies in the arena or outside the plan stays."""
+        """Put a fresh result where the plan says; what lies in the arena or outside the plan stays.
+
+        A copy by what is planned as a view (reshape, of other strides) may not lie on its own base.
+        """
         if value not in self.plan.offsets or not isinstance(result, torch.Tensor):
+            return result
+        if value not in self.first and may_share(value.producer.op):
             return result
         storage = result.untyped_storage()
         if storage.data_ptr() == self.arena.untyped_storage().data_ptr() and storage.nbytes():
