@@ -11,11 +11,12 @@ bound stay out of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capture.ir import Graph
-from passes.base import Pass, PassResult, register_pass
+from passes.base import Pass, PassResult, Setting, register_pass
 from passes.memory.plan import Buffer, MemoryPlan, plan
+from passes.memory.planner import SECOND
 
 
 @register_pass
@@ -23,9 +24,16 @@ from passes.memory.plan import Buffer, MemoryPlan, plan
 class Memory(Pass):
     name = "memory"
     alignment: int = 0  # bytes; 0: 64 on a CPU, 256 on a GPU
+    effort: int = (
+        SECOND  # of the search, where the greedy plan is above the lower bound; at level 3, 20 times it
+    )
+
+    def at(self, setting: Setting) -> Memory:
+        return replace(self, effort=20 * self.effort) if setting.level >= 3 else self
 
     def run(self, graph: Graph) -> PassResult:
-        made = plan(graph, alignment=self.alignment or default_alignment(graph))
+        alignment = self.alignment or default_alignment(graph)
+        made = plan(graph, alignment=alignment, effort=self.effort)
         graph.attach("memory_plan", made)
         stats = {
             "arena_bytes": made.arena_bytes,

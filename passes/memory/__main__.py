@@ -3,8 +3,10 @@
     python -m passes.memory FILE.csv --capacity 1048576 --seconds 20 -o OUT.csv
 
 FILE has the columns id, lower, upper, size: the buffer is alive in the steps lower <= step < upper. OUT is
-the same with a column offset. Prints the peak, the lower bound and the gap between them. Exit code 0: the
-plan is written and fits. 1: it is written and does not fit. 2: the file cannot be read.
+the same with a column offset. Prints the peak, the lower bound and the gap between them. With a capacity, a
+quarter of the time goes into a plan at the lower bound, and any that fits the capacity is good enough;
+without, the peak is lowered until the time is over. Exit code 0: the plan is written and fits. 1: it is
+written and does not fit. 2: the file cannot be read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import click
 
 from capture.errors import CaptureError, UsageError
 from capture.ir.serialize import write_aside
-from passes.memory.greedy import pack
+from passes.memory.planner import place
+from passes.memory.search import Effort
 from passes.memory_check import lower_bound
 
 COLUMNS = ("lower", "upper", "size")
@@ -32,18 +35,22 @@ COLUMNS = ("lower", "upper", "size")
     "--capacity", type=click.IntRange(min=0), help="Bytes that the plan may take; exit 1 if it takes more."
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=0), help="Time to search; the best plan found by then is kept."
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Time to search; the best plan found by then is kept.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Where to write the rows with their offset."
 )
-def main(file: Path, capacity: int | None, seconds: float | None, output: Path | None) -> None:
+def main(file: Path, capacity: int | None, seconds: float, output: Path | None) -> None:
     """Read, place, write, report."""
     try:
         header, rows = read(file)
         lower, upper, size = ([int(row[k]) for row in rows] for k in COLUMNS)
         bound = lower_bound(list(zip(lower, upper, size, strict=True)))
-        packing = pack(lower, upper, size, bound=bound, seconds=seconds)
+        packing = place(lower, upper, size, bound=bound, effort=Effort(seconds=seconds), capacity=capacity)
         if output is not None:
             write_aside(output, as_csv(header, rows, packing.offsets))
     except CaptureError as error:
@@ -51,6 +58,8 @@ def main(file: Path, capacity: int | None, seconds: float | None, output: Path |
         sys.exit(error.exit_code)
     gap = (packing.peak / bound - 1) * 100 if bound else 0.0
     print(f"{len(rows)} buffers: peak {packing.peak:,}  lower bound {bound:,}  gap {gap:.2f}%")
+    if packing.least > bound:
+        print(f"no plan takes less than {packing.least:,}")
     if capacity is not None:
         fits = packing.peak <= capacity
         print(f"{'fits' if fits else 'does not fit'} the capacity of {capacity:,}")
@@ -75,7 +84,11 @@ def read(file: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise UsageError(
             f"{file} has no column {', '.join(sorted(missing))}", hint="a first line id,lower,upper,size"
         )
+    seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
+        if row["id"] in seen:
+            raise UsageError(f"{file}, line {number}: a second buffer with the id {row['id']}")
+        seen.add(row["id"])
         try:
             lower, upper, size = (int(row[k]) for k in COLUMNS)
         except (TypeError, ValueError):

@@ -24,10 +24,17 @@ VECTOR = 8  # pairs that an array looks at in the time of one in a list
 
 @dataclass(frozen=True)
 class Packing:
-    """Offsets by position, the bytes that they take, and the order and fit that gave most of them."""
+    """Offsets by position, the bytes that they take.
+
+    Attributes:
+        least: bytes that no plan is below, where a search has proven so; 0 where none has.
+        nodes: choices that searches looked at.
+    """
 
     offsets: tuple[int, ...]
     peak: int
+    least: int = 0
+    nodes: int = 0
 
 
 def pack(
@@ -47,7 +54,7 @@ def pack(
     deadline = None if seconds is None else time.monotonic() + seconds
     offsets = [0] * len(size)
     peak = bound
-    for group in _groups(lower, upper):
+    for group in groups(lower, upper):
         # What lives at another time is never in the way, and no group need be better than the worst.
         problem = _Problem([lower[i] for i in group], [upper[i] for i in group], [size[i] for i in group])
         placed = problem.best(peak, deadline)
@@ -57,7 +64,7 @@ def pack(
     return Packing(tuple(offsets), max((o + s for o, s in zip(offsets, size, strict=True)), default=0))
 
 
-def _groups(lower: Sequence[int], upper: Sequence[int]) -> Iterator[list[int]]:
+def groups(lower: Sequence[int], upper: Sequence[int]) -> Iterator[list[int]]:
     """Buffers cut apart at the steps that none lives across."""
     group: list[int] = []
     reach = 0
@@ -228,4 +235,4 @@ def _best_fit(spans: list[tuple[int, int]], size: int) -> int:
     return top if best < 0 else best
 
 
-__all__ = ["Packing", "pack"]
+__all__ = ["Packing", "groups", "pack"]

@@ -23,6 +23,8 @@ from passes.buffers import Buffers, Layout, buffers
 from passes.destinations import takes_destination
 from passes.liveness import Liveness, check_version, liveness
 from passes.memory.greedy import pack
+from passes.memory.planner import SECOND, place
+from passes.memory.search import Effort
 from passes.memory.sizes import Sizes
 
 SLACK = 50  # the arena may raise the expected peak by one part in so many
@@ -108,15 +110,19 @@ class MemoryPlan:
         check_version("the memory plan", self.version, graph)
 
 
-def plan(graph: Graph, *, alignment: int = 64, sizes: Mapping[str, int] | None = None) -> MemoryPlan:
-    """Plan the memory of the graph as it stands.
+def plan(
+    graph: Graph, *, alignment: int = 64, sizes: Mapping[str, int] | None = None, effort: int = SECOND
+) -> MemoryPlan:
+    """Plan the memory of the graph as it stands. The same graph gives the same plan.
 
     Args:
         alignment: bytes; sizes are rounded up to it.
         sizes: values of symbolic sizes by name. A size left out is planned at its upper bound; a value
             without a bound stays out of the plan.
+        effort: work of the exact search, which runs where the greedy plan is above the lower bound.
+            The default takes about a second.
     """
-    return _Planner(graph, alignment, sizes).plan()
+    return _Planner(graph, alignment, sizes, effort).plan()
 
 
 def arena_bytes(
@@ -134,7 +140,7 @@ def arena_bytes(
     bound = _lower_bound(spans)
     if limit is not None and bound >= limit:
         return bound, bound
-    return _pack(spans, bound)[1], bound
+    return pack(*_columns(spans), bound=bound).peak, bound
 
 
 def _lower_bound(spans: Sequence[tuple[int, int, int]]) -> int:
@@ -144,14 +150,14 @@ def _lower_bound(spans: Sequence[tuple[int, int, int]]) -> int:
     return lower_bound(spans)
 
 
-def _pack(spans: Sequence[tuple[int, int, int]], bound: int) -> tuple[tuple[int, ...], int]:
-    packing = pack([s[0] for s in spans], [s[1] for s in spans], [s[2] for s in spans], bound=bound)
-    return packing.offsets, packing.peak
+def _columns(spans: Sequence[tuple[int, int, int]]) -> tuple[list[int], list[int], list[int]]:
+    return [s[0] for s in spans], [s[1] for s in spans], [s[2] for s in spans]
 
 
 class _Planner:
-    def __init__(self, graph: Graph, alignment: int, sizes: Mapping[str, int] | None) -> None:
+    def __init__(self, graph: Graph, alignment: int, sizes: Mapping[str, int] | None, effort: int) -> None:
         self.graph = graph
+        self.effort = effort
         self.shared = buffers(graph)
         self.live = liveness(graph)
         self.sizes = Sizes(graph, sizes, alignment)
@@ -171,7 +177,7 @@ class _Planner:
     def plan(self) -> MemoryPlan:
         spans = [self._span(home) for home in self.homes]
         bound = _lower_bound(spans)
-        offsets, arena = _pack(spans, bound)
+        offsets, arena = self._place(spans, bound, self.effort)
         placed, in_arena, callee = self._divide(bound)
         lives_in = self._lives_in()
         made = self._buffers(offsets, placed, lives_in)
@@ -213,12 +219,18 @@ class _Planner:
         for most in [*sizes[:: -(-len(sizes) // ATTEMPTS) or 1], 0]:
             chosen = [home for home in mine if self.bytes[home] <= most]
             spans = [self._span(home) for home in chosen]
-            offsets, in_arena = _pack(spans, _lower_bound(spans))
+            offsets, in_arena = self._place(spans, _lower_bound(spans), self.effort // ATTEMPTS)
             placed = dict(zip(chosen, offsets, strict=True))
             callee = _lower_bound([self._span(home) for home in self.homes if home not in placed])
             if in_arena + callee <= bound + bound // SLACK:
                 break
         return placed, in_arena, callee
+
+    def _place(
+        self, spans: Sequence[tuple[int, int, int]], bound: int, effort: int
+    ) -> tuple[tuple[int, ...], int]:
+        packing = place(*_columns(spans), bound=bound, effort=Effort(work=effort))
+        return packing.offsets, packing.peak
 
     def _span(self, home: Value) -> tuple[int, int, int]:
         return (*self.live.intervals[home], self.bytes[home])
