@@ -94,7 +94,8 @@ class ArenaMachine:
         """
         if value not in self.plan.offsets or not isinstance(result, torch.Tensor):
             return result
-        if value not in self.first and may_share(value.producer.op):
+        op = value.producer.op
+        if value not in self.first and not isinstance(op, Fusion) and may_share(op):
             return result
         storage = result.untyped_storage()
         if storage.data_ptr() == self.arena.untyped_storage().data_ptr() and storage.nbytes():
