@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from capture.ir import Graph, Node
+from capture.ir.types import STRIDED
 from passes import algebra as al
 from passes import view_algebra as views
 from passes.algebra import Call, Rewrite, Same
@@ -30,6 +31,7 @@ from passes.aliases import Aliases
 from passes.base import Pass, PassResult, register_pass
 from passes.ledger import REMOVED, REPLACED, Fate, fates_of
 from passes.queries import nested_graphs
+from passes.rewriting.apply import infer_again
 
 aten = torch.ops.aten
 
@@ -99,7 +101,10 @@ def simplify_node(
             fates.update(fates_of(node, REMOVED, found.reason))
             counts[found.reason] += 1
             aliases.replaced(node.result, found.value)
+            was = node.result.type
             graph.replace_node(node, [found.value])
+            if found.value.type != was:
+                infer_again(graph, [found.value])
             drop_joined(graph, found, fates)
             return
         if isinstance(found, Call) and not aliases.is_exposed(node.result):
@@ -111,8 +116,13 @@ def simplify_node(
 
 
 def is_allowed(node: Node, found: Same, aliases: Aliases) -> bool:
-    """The very same type, memory format included, and nothing that a caller could notice."""
-    return found.value.type == node.result.type and aliases.may_replace(node.result, found.value)
+    """The very same type, memory format included, and nothing that a caller could notice.
+
+    Of what is permuted back the format is that of before, even where it is not known of the permuted value.
+    """
+    before, after = node.result.tensor_type, found.value.tensor_type
+    undone = found.reason is al.INVERSE and before.memory_format == STRIDED and before.same_value_as(after)
+    return (before == after or undone) and aliases.may_replace(node.result, found.value)
 
 
 def make_call(graph: Graph, node: Node, call: Call, aliases: Aliases) -> Node:

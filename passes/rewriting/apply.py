@@ -13,7 +13,7 @@ from passes.aliases import Aliases, may_share
 from passes.rewriting.literals import same_type
 from passes.rewriting.match import NO, Match
 
-__all__ = ["Refused", "apply", "replacement_of"]
+__all__ = ["Refused", "apply", "infer_again", "replacement_of"]
 
 
 class Refused(Exception):  # noqa: N818
@@ -92,7 +92,7 @@ def apply(match: Match, made: Graph, aliases: Aliases, constants: dict[Any, Cons
             changed.append(value)
     for node in reversed(match.nodes):
         graph.erase(node)
-    _infer_again(graph, changed)
+    infer_again(graph, changed)
     return mapping
 
 
@@ -175,7 +175,7 @@ def _closure(nodes: Iterable[Node], step: Any) -> set[Node]:
     return found
 
 
-def _infer_again(graph: Graph, values: list[Value]) -> None:
+def infer_again(graph: Graph, values: list[Value]) -> None:
     """Types of what depends on values whose memory format is another one now."""
     waiting = [user for value in values for user in value.users]
     while waiting:

@@ -42,17 +42,18 @@ INF = float("inf")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
-    """The operator on [.., queries, features]; leading axes are added up to four, its fast kernels' rank."""
-    missing = 4 - q.dim()
+    """The operator on [.., queries, features]; axes are added in front up to four, its fast kernels' rank."""
+    ones = (1,) * (4 - q.dim())
     if mask is not None:
         if mask.dim() < 2 or mask.shape[-1] != k.shape[-2]:
             mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
-        if missing and mask.dim() > 2:
-            mask = mask[(None,) * (4 - mask.dim())]
-    if missing:
-        q, k, v = (t[(None,) * missing] for t in (q, k, v))
-    made = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
-    return made[(0,) * missing] if missing else made
+        if 2 < mask.dim() < 4:
+            mask = mask.unsqueeze(0)
+    if not ones:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
+    wide = (t.reshape(*ones, *t.shape) for t in (q, k, v))
+    made = F.scaled_dot_product_attention(*wide, attn_mask=mask, **options)
+    return made.reshape(made.shape[len(ones) :])
 
 
 # -- guards -----------------------------------------------------------------------------------------------

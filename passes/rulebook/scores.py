@@ -108,7 +108,7 @@ for equation, product in EINSUMS:
         guard=belongs_to_attention,
     )
 spelled(
-    "attention-bmm", [torch.bmm], torch.matmul, (A, A), anchors=[aten.bmm, aten.softmax],
+    "attention-bmm", [lambda a, b: torch.bmm(a, b)], torch.matmul, (A, A), anchors=[aten.bmm, aten.softmax],
     guard=belongs_to_attention,
 )  # fmt: skip
 spelled(
