@@ -89,8 +89,8 @@ class FakeContext:
         """Where fake calls belong: nothing of the caller's gets in, neither a fake mode nor autocast."""
         # Without Python's decompositions, C++ makes an integer of each size that passes through a float.
         dispatcher = enable_python_dispatcher if self._symints else nullcontext
-        level = _FAKE_LOG.level
-        _FAKE_LOG.setLevel(logging.CRITICAL)  # else it prints a traceback for each operand that an op refuses
+        was_disabled = _FAKE_LOG.disabled
+        _FAKE_LOG.disabled = True  # else it prints a traceback for each operand that an op refuses
         try:
             with (
                 _disable_current_modes(),
@@ -101,7 +101,7 @@ class FakeContext:
             ):
                 yield
         finally:
-            _FAKE_LOG.setLevel(level)
+            _FAKE_LOG.disabled = was_disabled
 
     def _symint(self, s: sympy.Symbol) -> Any:
         if s.name not in self._symints:  # a data-dependent size has no declared range

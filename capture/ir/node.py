@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -147,7 +147,11 @@ class Node:
     @property
     def operand_values(self) -> list[Value]:
         """Every Value among the operands, nested ones too, in order, with repeats."""
-        return list(values_in((self.operands, tuple(self.kwargs.values()))))
+        found: list[Value] = []
+        _gather(self.operands, found)
+        if self.kwargs:
+            _gather(self.kwargs.values(), found)
+        return found
 
     @property
     def where(self) -> str | None:
@@ -213,11 +217,18 @@ class Node:
 
 def values_in(operand: Operand) -> Iterator[Value]:
     """Every Value in an operand, nested ones too."""
-    if isinstance(operand, Value):
-        yield operand
-    elif isinstance(operand, (list, tuple)):
-        for item in operand:
-            yield from values_in(item)
+    found: list[Value] = []
+    _gather((operand,), found)
+    return iter(found)
+
+
+def _gather(operands: Iterable[Operand], found: list[Value]) -> None:
+    """Append the Values among operands; lists, since passes ask for them millions of times."""
+    for operand in operands:
+        if isinstance(operand, Value):
+            found.append(operand)
+        elif isinstance(operand, (list, tuple)):
+            _gather(operand, found)
 
 
 def map_operand(operand: Operand, fn: Callable[[Operand], Operand]) -> Operand:
