@@ -7,8 +7,8 @@
 
 Pattern and replacement are PyTorch functions (docs/rules.md). Operands that commute are tried both ways; a
 copy, a widening cast or a broadcast between the matched operators is no hindrance. Goes on until no rule
-applies, with `simplify` in between; of two rules for one place the larger pattern wins, then the one
-registered first.
+applies, with `simplify` in between; of two rules for one place the larger pattern wins, then a rule of
+the user's own, then the one registered first.
 
 Does not fire where an inner value is used outside of the match or returned, where the replacement's type is
 another one, where the guard says no, over random or effectful operators, where an operand is computed from a
@@ -153,7 +153,7 @@ class _Rewriting:
         names = set(map(packet_name, occurring))
         near = [r for r in self.chosen if (occurring | packets).issuperset(r.anchors) and r.needs <= names]
         found: dict[Any, list[Rule]] = {}
-        for rule in sorted(near, key=lambda r: -r.skeleton.size):
+        for rule in sorted(near, key=lambda r: (-r.skeleton.size, r.is_ours)):
             for op in rule.roots:
                 found.setdefault(op, []).append(rule)
         return found

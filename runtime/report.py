@@ -202,6 +202,7 @@ def _passes(graph: Graph) -> list[dict[str, Any]]:
             "nodes_after": record.nodes_after,
             "stats": dict(record.stats),
             "done": told(record.name, record.stats),
+            "notes": list(record.notes),
         }
         for record in graph.history
     ]

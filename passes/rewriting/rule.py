@@ -70,6 +70,11 @@ class Rule:
         """File and line of the pattern."""
         return place_of(self.pattern)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is one of the toolkit's own, which give way to a user's."""
+        return _identity(self.pattern)[0].partition(".")[0] == "passes"
+
     @cached_property
     def skeleton(self) -> Pattern:
         """The pattern at the example's types, with a number of its own for each scalar.
