@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from capture.errors import CaptureError
-from capture.ir import Constant, Graph, Node, Trait, Value, has, op_name
+from capture.ir import Constant, Graph, Node, TensorType, Trait, Value, has, op_name
 from capture.ir.infer import FakeRun
-from capture.ir.types import CONTIGUOUS
+from capture.ir.types import CONTIGUOUS, STRIDED
 from passes.aliases import Aliases, may_share
 from passes.base import Pass, PassResult, register_pass
 from passes.fusion import epilogue, target_of
@@ -170,27 +170,32 @@ def joined(graph: Graph, constants: list[Constant]) -> Constant:
 
 
 def note_strides(graph: Graph) -> None:
-    """Write into the types how parts of a joined result, and what is made from them, lie in memory."""
+    """Write into the types how parts of a joined result, and what is made from them, lie in memory.
+
+    What is returned goes on being contiguous where it was.
+    """
     fake = FakeRun(graph)
     before = {v: v.type for v in graph.results if isinstance(v, Value)}
     for node in graph.nodes:
+        if not any(map(_is_strided, (*node.operand_values, *node.results))):
+            continue  # the types tell all that there is to know
         try:
             made = fake.step(node)
         except CaptureError:  # sizes that depend on data, say: what the types tell has to do
             continue
         for value, result in zip(node.results, made, strict=True):
-            if isinstance(result, torch.Tensor):
-                found = fake.context.type(result).memory_format  # type: ignore[union-attr]
-                if found != value.tensor_type.memory_format:
-                    graph.set_result_type(value, value.tensor_type.with_(memory_format=found))
-    changed = [
-        v
-        for v, type_ in before.items()
-        if v.type != type_ and getattr(type_, "memory_format", "") == CONTIGUOUS
-    ]
-    for value in changed:
-        copy = contiguous_copy(graph, value)
-        graph.set_results([copy.result if v is value else v for v in graph.results])
+            found = fake.context.type(result)
+            if isinstance(found, TensorType) and found.memory_format != value.tensor_type.memory_format:
+                type_ = value.tensor_type.with_(memory_format=found.memory_format)
+                graph.set_result_type(value, type_)
+    for value, type_ in before.items():
+        if value.type != type_ and type_.memory_format == CONTIGUOUS:
+            copy = contiguous_copy(graph, value)
+            graph.set_results([copy.result if v is value else v for v in graph.results])
+
+
+def _is_strided(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.memory_format == STRIDED
 
 
 __all__ = ["MergeLinear", "joined", "merge", "note_strides", "siblings"]

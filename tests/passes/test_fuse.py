@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given, settings
 
+import models.bert
 from capture import capture
-from capture.ir import Fusion
+from capture.ir import Fusion, Trait, has
+from passes import optimize
 from passes.fuse import Fuse, is_fusable
-from tests.handmade import inputs_of, kinds, parse, rewritten, run
+from passes.fusion import partition, target_of
+from tests.handmade import inputs_of, kernels, kinds, parse, rewritten, run
 from tests.random_graphs import Case, assert_same_results, cases
 
 aten = torch.ops.aten
@@ -235,6 +242,105 @@ def test_sizes_inside_a_region_are_the_graphs_own() -> None:
     for n in (1, 3, 64):
         (x,) = inputs_of(graph, N=n)
         torch.testing.assert_close(after.run(x), x * n + n + 1)
+
+
+SIZES = [pytest.param("small", 2, id="small"), pytest.param("build", 12, id="base", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("factory", "depth"), SIZES)
+def test_a_layer_of_bert_is_few_kernels(factory: str, depth: int) -> None:
+    """Each layer: projections, attention, output and residual, norm, GELU's layer, the last one, norm."""
+    graph = capture(getattr(models.bert, factory)(), models.bert.example_inputs(1, factory))
+    after = optimize(graph, 2)
+    kernels_of: Counter[str] = Counter()
+    for node in after.nodes:
+        assert not is_fusable(node), f"{node} stands alone"
+        layer = re.search(r"encoder\.layer\.\d+", str(node.origin))
+        if layer is not None and (isinstance(node.op, Fusion) or not has(node.op, Trait.VIEW)):
+            kernels_of[layer[0]] += 1
+    assert set(kernels_of.values()) == {7}
+    assert len(kernels_of) == depth
+
+
+SWIGLU = """
+    graph(%x: f32[3, 8])
+      @gate: f32[16, 8]
+      @up: f32[16, 8]
+      @down: f32[8, 16]
+      %0: f32[3, 16] = aten.linear(%x, @gate)
+      %1: f32[3, 16] = aten.silu(%0)
+      %2: f32[3, 16] = aten.linear(%x, @up)
+      %3: f32[3, 16] = aten.mul.Tensor(%1, %2)
+      %4: f32[3, 8] = aten.linear(%3, @down)
+      %5: f32[3, 8] = aten.add.Tensor(%4, %x)
+      return %5
+    """
+
+
+def test_swiglu_is_three_calls() -> None:
+    """What the first kernel cannot take in, the second one does."""
+    graph = parse(SWIGLU)
+    after = run(graph, ["fuse", "lower"])
+    inside = ["linear silu", "linear mul", "linear add"]
+    assert kinds(after) == [f"fusion.linear({ops})" for ops in inside]
+    assert kernels(after) == ["onednn.linear"] * 3
+    assert_same_results(Case(graph, 1), after)
+
+
+ONE_BUFFER = {
+    "a second temporary": (
+        "%0: f32[9] = aten.mul.Tensor(%x, 2)\n%1: f32[9] = aten.mul.Tensor(%y, 3)\n"
+        "%2: f32[9] = aten.add.Tensor(%0, %1)\nreturn %2",
+        ["mul", "fusion.pointwise(mul add)"],
+        "on a CPU a second temporary would need memory beside the result's",
+    ),
+    "a temporary of another type": (
+        "%0: f32[9] = aten.exp(%x)\n%1: bool[9] = aten.gt.Scalar(%0, 1)\nreturn %1",
+        ["exp", "gt"],
+        "on a CPU a temporary of another type would need memory beside the result's",
+    ),
+    "an operator that allocates its result": (
+        "%0: f32[9] = aten.exp(%x)\n%1: f32[9] = aten.celu(%0)\nreturn %1",
+        ["exp", "celu"],
+        "aten.celu allocates its own result",
+    ),
+    "a reduction": (
+        "%0: f32[9] = aten.exp(%x)\n%1: f32[9] = aten.softmax.int(%0, 0)\nreturn %1",
+        ["exp", "softmax"],
+        "on a CPU a reduction is a call of its own",
+    ),
+    "what is returned": (
+        "%0: f32[9] = aten.exp(%x)\n%1: f32[9] = aten.neg(%0)\nreturn %1, %0",
+        ["exp", "neg"],
+        "the graph returns its result",
+    ),
+    "what is used twice": (
+        "%0: f32[9] = aten.exp(%x)\n%1: f32[9] = aten.neg(%0)\n%2: f32[9] = aten.cumsum(%0, 0)\n"
+        "return %1, %2",
+        ["exp", "neg", "cumsum"],
+        "its result is used elsewhere too, and computing it twice costs more than reading it",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", ONE_BUFFER)
+def test_on_a_cpu_a_region_needs_no_memory_beside_its_result(why: str) -> None:
+    body, kept, reason = ONE_BUFFER[why]
+    lines = "".join(f"  {line}\n" for line in body.split("\n"))
+    graph = parse(f"graph(%x: f32[9], %y: f32[9])\n{lines}")
+    after = run(graph, ["fuse"])
+    assert kinds(after) == kept
+    assert_same_results(Case(graph, 1), after, exact=True)
+    _, alone = partition(graph, target_of(graph, "cpu"))
+    assert reason in alone.values()
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "gpt2", "llama", "resnet", "mlp"])
+def test_fusion_never_raises_the_arena_on_a_cpu(name: str) -> None:
+    module = importlib.import_module(f"models.{name}")
+    graph = capture(module.small(), module.example_inputs(2, "small"))
+    fused, apart = optimize(graph, 2), optimize(graph, 2, disable=["fuse"])
+    assert fused.memory_plan.arena_bytes <= apart.memory_plan.arena_bytes
 
 
 @settings(max_examples=25)

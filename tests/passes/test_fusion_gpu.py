@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import networkx
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 
 from capture import Graph
 from capture.ir import Fusion
-from codegen import python
+from codegen import onnx, python
 from passes import ledger
 from passes.fuse import Fuse
 from passes.fusion import partition, target_of
@@ -117,17 +119,28 @@ RESIDUAL = """
       @w: f32[8, 8]
       %0: f32[4, 8] = aten.add.Tensor(%x, %r)
       %1: f32[4, 8] = aten.layer_norm(%0, [8])
-      {between}%2: f32[4, 8] = aten.linear(%1, @w)
+      %2: f32[4, 8] = aten.linear(%1, @w)
       %3: f32[4, 8] = aten.add.Tensor(%2, %0)
       return %3
     """
 
 
 def test_a_region_returns_what_is_used_after_it_too() -> None:
-    after = run(parse(RESIDUAL.format(between="")), [GPU])
+    after = run(parse(RESIDUAL), [GPU])
     assert kinds(after) == ["fusion.reduction(add layer_norm)", "fusion.linear(linear add)"]
     assert len(after.nodes[0].results) == 2
-    fused(RESIDUAL.format(between=""))
+    fused(RESIDUAL)
+
+
+def test_a_region_of_two_results_exports_to_onnx(tmp_path: Path) -> None:
+    import onnxruntime
+
+    graph = parse(RESIDUAL)
+    onnx.export(run(graph, [GPU]), tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    x, r = inputs_of(graph)
+    (got,) = session.run(None, {"x": x.numpy(), "r": r.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), graph.run(x, r))
 
 
 def test_but_not_what_is_wanted_before_it_ends() -> None:

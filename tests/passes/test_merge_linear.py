@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,7 +230,7 @@ def test_bert_has_one_projection_for_queries_keys_and_values() -> None:
     assert "encoder.layer.0.attention.self.query_key_value.weight" in merged.constants
 
 
-def test_the_merged_graph_exports_to_onnx(tmp_path) -> None:
+def test_the_merged_graph_exports_to_onnx(tmp_path: Path) -> None:
     import onnxruntime
 
     graph = parse(THREE)
