@@ -289,7 +289,7 @@ def _repeats(before: TensorType, after: TensorType, name: str) -> bool:
 
 def _promise(goal: Goal) -> int:
     """Literals first, then what is computed, then operands: failures come early."""
-    if not isinstance(goal.wanted, Value):
+    if not isinstance(goal.wanted, Value) or not isinstance(goal.given, Value):
         return 0
     return 1 if goal.wanted.producer is not None else 2
 

@@ -56,27 +56,28 @@ def is_after_convolution(*names: str) -> Callable[[Match], Any]:
     return guard
 
 
-spelled(
-    "batch-norm",
-    [lambda x, mean, scale, weight, bias: (x - mean) * scale * weight + bias],
-    lambda x, mean, scale, weight, bias: norm(x, mean, scale.flatten() * weight.flatten(), bias),
-    (X, C, C, C, C),
-    anchors=[aten.sub, aten.mul, aten.add],
-    guard=is_after_convolution("mean", "scale", "weight", "bias"),
-)
-spelled(
-    "batch-norm",
-    [lambda x, mean, deviation, weight, bias: (x - mean) / deviation * weight + bias],
-    lambda x, mean, deviation, weight, bias: norm(x, mean, weight.flatten() / deviation.flatten(), bias),
-    (X, C, C, C, C),
-    anchors=[aten.sub, aten.mul, aten.add, aten.div],
-    guard=is_after_convolution("mean", "deviation", "weight", "bias"),
-)
-spelled(
-    "batch-norm",
-    [lambda x, scale, offset: x * scale + offset],
-    lambda x, scale, offset: norm(x, torch.zeros_like(scale), scale, offset),
-    (X, C, C),
-    anchors=[aten.mul, aten.add],
-    guard=is_after_convolution("scale", "offset"),
-)
+for convolution in (aten.conv1d, aten.conv2d, aten.conv3d):
+    spelled(
+        "batch-norm",
+        [lambda x, mean, scale, weight, bias: (x - mean) * scale * weight + bias],
+        lambda x, mean, scale, weight, bias: norm(x, mean, scale.flatten() * weight.flatten(), bias),
+        (X, C, C, C, C),
+        anchors=[convolution, aten.sub, aten.mul, aten.add],
+        guard=is_after_convolution("mean", "scale", "weight", "bias"),
+    )
+    spelled(
+        "batch-norm",
+        [lambda x, mean, deviation, weight, bias: (x - mean) / deviation * weight + bias],
+        lambda x, mean, deviation, weight, bias: norm(x, mean, weight.flatten() / deviation.flatten(), bias),
+        (X, C, C, C, C),
+        anchors=[convolution, aten.sub, aten.mul, aten.add, aten.div],
+        guard=is_after_convolution("mean", "deviation", "weight", "bias"),
+    )
+    spelled(
+        "batch-norm",
+        [lambda x, scale, offset: x * scale + offset],
+        lambda x, scale, offset: norm(x, torch.zeros_like(scale), scale, offset),
+        (X, C, C),
+        anchors=[convolution, aten.mul, aten.add],
+        guard=is_after_convolution("scale", "offset"),
+    )

@@ -6,12 +6,14 @@ number it is uniform. So which replacement is exact depends on whether such rows
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from capture.ir import Graph, Node, TensorType, Value
 from passes.queries import packet_name
+from passes.rulebook.bounds import bounds
 from passes.rulebook.common import constant, one_number
 
 __all__ = ["LOW", "additive_triangle", "has_open_rows", "never_minus_infinity", "triangle"]
@@ -43,22 +45,7 @@ def never_minus_infinity(graph: Graph, mask: Value) -> bool:
     tensor = constant(graph, mask)
     if tensor is not None:
         return bool(tensor.dim() and tensor.numel()) and not bool((tensor == -torch.inf).all(-1).any())
-    node = _producer(mask)
-    if node is None:
-        return False
-    name = packet_name(node.op)
-    if name in _VIEWS:
-        return never_minus_infinity(graph, node.operands[0])
-    if name == "aten.where":
-        return all(_is_finite(graph, v) for v in node.operands[1:])
-    if name == "aten.masked_fill":
-        return all(_is_finite(graph, v) for v in (node.operands[0], node.operands[2]))
-    return False
-
-
-def _is_finite(graph: Graph, operand: Any) -> bool:
-    number = operand if isinstance(operand, (int, float)) else one_number(graph, operand)
-    return number is not None and number > -torch.inf
+    return bounds(graph, mask)[0] > -math.inf
 
 
 # -- causal masks -----------------------------------------------------------------------------------------

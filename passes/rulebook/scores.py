@@ -37,9 +37,9 @@ _PRODUCTS = {"aten.matmul", "aten.bmm", "aten.einsum"}
 _FARTHEST = 8  # nodes between the scores and the product
 
 
-def leads_to_attention(match: Match) -> Any:
+def leads_to_attention(match: Match) -> bool:
     """Whether a softmax over the last axis follows, and then a product; nothing on the way is used twice."""
-    return _leads(match.results[0], softmax_seen=False) or (False, "no softmax and product follow")
+    return _leads(match.results[0], softmax_seen=False)
 
 
 def _leads(value: Value, *, softmax_seen: bool) -> bool:
@@ -60,7 +60,7 @@ def _leads(value: Value, *, softmax_seen: bool) -> bool:
     return False
 
 
-def is_weighted_sum(match: Match) -> Any:
+def is_weighted_sum(match: Match) -> bool:
     """Whether the first factor of a product comes from a softmax."""
     value: Any = match["a"]
     for _ in range(3):
@@ -70,14 +70,12 @@ def is_weighted_sum(match: Match) -> Any:
         if packet_name(node.op) == "aten.softmax":
             return True
         value = node.operands[0]
-    return False, "its first factor is no softmax"
+    return False
 
 
-def belongs_to_attention(match: Match) -> Any:
+def belongs_to_attention(match: Match) -> bool:
     """Whether a product makes scores, or takes their softmax."""
-    if is_weighted_sum(match) is True or _leads(match.results[0], softmax_seen=False):
-        return True
-    return False, "no softmax is near"
+    return is_weighted_sum(match) or leads_to_attention(match)
 
 
 # -- products ---------------------------------------------------------------------------------------------
@@ -169,10 +167,26 @@ spelled(
     guard=leads_to_attention,
 )
 spelled(
+    "attention-two-masks",
+    [lambda q, kt, one, other: torch.matmul(q, kt) + one + other],
+    lambda q, kt, one, other: torch.matmul(q, kt) + (one + other),
+    (B, B, X, X),
+    anchors=[aten.matmul, aten.add, aten.softmax],
+    guard=leads_to_attention,
+)
+spelled(
+    "attention-two-masks",
+    [lambda q, kt, one, other, s: torch.matmul(q, kt) * s + one + other],
+    lambda q, kt, one, other, s: torch.matmul(q, kt) * s + (one + other),
+    (B, B, X, X, SCALAR),
+    anchors=[aten.matmul, aten.mul, aten.add, aten.softmax],
+    guard=leads_to_attention,
+)
+spelled(
     "attention-softmax",
     [lambda x: torch.softmax(x, -1, dtype=torch.float32)],
     lambda x: torch.softmax(x.float(), -1),
     (X,),
     anchors=[aten.softmax],
-    guard=lambda m: _leads(m.results[0], softmax_seen=True) or (False, "no product follows"),
+    guard=lambda m: _leads(m.results[0], softmax_seen=True),
 )
