@@ -19,6 +19,7 @@ from passes import (  # noqa: F401
     memory,
     merge_linear,
     recompose,
+    recompute,
     reinplace,
     rewrite,
     schedule,

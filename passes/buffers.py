@@ -77,9 +77,15 @@ class Buffers:
     @cached_property
     def _reach(self) -> dict[Value, tuple[Value, ...]]:
         found: dict[Value, tuple[Value, ...]] = {}
+
+        def reach(root: Value) -> tuple[Value, ...]:
+            if root not in found:
+                also = [memory for other in self.held.get(root, ()) for memory in reach(other)]
+                found[root] = tuple(dict.fromkeys([root, *also]))
+            return found[root]
+
         for root in dict.fromkeys(self.roots.values()):  # in order: what one may lie in has been seen before
-            also = [memory for other in self.held.get(root, ()) for memory in found[other]]
-            found[root] = tuple(dict.fromkeys([root, *also]))
+            reach(root)
         return found
 
 

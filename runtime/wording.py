@@ -22,6 +22,11 @@ fuse | reduction: {n} reduction with its neighbours | {n} reductions with their 
 layout | conversions: channels-last, {n} conversion left | channels-last, {n} conversions left
 merge-linear | merged: {n} linear layer of a shared input | {n} linear layers of shared inputs
 recompose | product: {n} product with a weight as linear | {n} products with a weight as linear
+recompute | recomputed: {n} value computed again | {n} values computed again
+recompute | extra_flops: {n} more FLOPs
+recompute | extra_bytes: {n} more moved
+recompute | arena_bytes: arena {n}
+recompute | saved_bytes: saves {n}
 reinplace | updates: {n} update written in place | {n} updates written in place
 reinplace | not_copied_bytes: {n} not copied at each call
 schedule | arena_bytes: arena {n}

@@ -70,11 +70,21 @@ class Problem:
     @cached_property
     def floor(self) -> int:
         """Bytes that every order needs at some step, going by what single tasks make and read."""
-        most = self.start
+        return max([self.start, *self._needs])
+
+    @property
+    def fullest(self) -> int:
+        """The task that makes and reads most."""
+        return max(range(self.count), key=self._needs.__getitem__)
+
+    @cached_property
+    def _needs(self) -> list[int]:
+        """Per task, the bytes that it makes and reads, and those alive throughout."""
+        found = []
         for touched, reuses in zip(self.touches, self.reuses, strict=True):
             reused = max((self.sizes[made] for made, _ in reuses), default=0)
-            most = max(most, self.base + sum(self.sizes[b] for b in touched) - reused)
-        return most
+            found.append(self.base + sum(self.sizes[b] for b in touched) - reused)
+        return found
 
     def peak(self, order: Sequence[int]) -> int:
         """The most bytes alive while the tasks run in that order."""

@@ -11,7 +11,7 @@ from rich.text import Text
 from capture.errors import UsageError
 from runtime.cli.account import milliseconds, took
 from runtime.cli.options import ENGINES
-from runtime.cli.steps import chosen_level, disabled
+from runtime.cli.steps import chosen_level, disabled, named_passes
 from runtime.cli.terminal import Terminal
 from runtime.processes import ProcessBenchmark, benchmark_processes
 
@@ -21,12 +21,13 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
     for name in options.backends:
         if name not in ENGINES:
             raise UsageError(f"there is no backend {name!r}", hint=", ".join(ENGINES))
+    level = chosen_level(options, default=2)
     names = ["eager", *(name for name in options.backends if name != "eager")]
     common = {
         "model": options.model, "batch": options.batch, "weights": options.weights, "inputs": options.inputs,
         "inputs_file": options.inputs_file, "allow_pickle": options.allow_pickle, "seed": options.seed,
-        "frontend": options.frontend, "dynamic": options.dynamic, "level": chosen_level(options, default=2),
-        "disable": disabled(options), "passes": options.passes, "rules": options.rules,
+        "frontend": options.frontend, "dynamic": options.dynamic, "level": level,
+        "disable": disabled(options), "passes": named_passes(options, level), "rules": options.rules,
     }  # fmt: skip
     found = benchmark_processes(
         {name: {**common, "engine": name} for name in names},

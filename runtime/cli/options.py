@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,22 @@ class _Commas(click.ParamType):
         from capture.ir.parse import split
 
         return value if isinstance(value, list) else [item.strip() for item in split(value) if item.strip()]
+
+
+class _Size(click.ParamType):
+    """Bytes: 65536, 64kB, 1.5MB, 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kKMG])(i?))?B?", value.strip())
+        if found is None:
+            self.fail(f"{value!r} is no size; write 65536, 64kB, 1.5MB or 2GiB", param, ctx)
+        number, unit, binary = found.groups()
+        count = int(float(number) * (1024 if binary else 1000) ** " KMG".index((unit or " ").upper()))
+        return count or self.fail(f"{value!r} is no memory at all", param, ctx)
 
 
 COMMAS = _Commas()
@@ -97,6 +114,12 @@ OPTIMIZE: tuple[Decorator, ...] = (
         "--check-rewrites",
         is_flag=True,
         help="run both sides of each rewrite on recorded and random operands; refuse those that differ",
+    ),
+    _option(
+        "--max-memory",
+        type=_Size(),
+        metavar="SIZE",
+        help="plan within 64MB, say: cheap values are computed again where keeping them would take more",
     ),
     _option("--verify", is_flag=True, help="check every invariant of the graph after each pass"),
     _option("--dump-dir", metavar="DIR", help="write the graph's text after each pass there"),

@@ -18,6 +18,7 @@ from capture import Graph, capture
 from capture.errors import UsageError
 from capture.loading import Loaded, load, parse_dynamic, parse_input
 from passes import PIPELINES, Pass, load_rules, make_pass, optimize
+from passes.recompute import within
 from passes.rewrite import Rewrite
 from runtime.benchmark import num_threads
 from runtime.cli.terminal import Terminal
@@ -29,6 +30,7 @@ __all__ = [
     "compile_model",
     "load_model",
     "machine_settings",
+    "named_passes",
     "optimize_model",
     "title_of",
 ]
@@ -74,10 +76,10 @@ def check_options(options: SimpleNamespace) -> None:
 
 
 def chosen_level(options: SimpleNamespace, default: int = 0) -> int:
-    """-O where given, 2 with --optimize."""
+    """-O where given, 2 with --optimize, --passes or --max-memory."""
     if options.level is not None:
         return int(options.level)
-    return 2 if options.optimize or options.passes else default
+    return 2 if options.optimize or options.passes or options.max_memory else default
 
 
 def disabled(options: SimpleNamespace) -> list[str]:
@@ -85,9 +87,15 @@ def disabled(options: SimpleNamespace) -> list[str]:
     return [name for names in options.disable for name in names]
 
 
+def named_passes(options: SimpleNamespace, level: int) -> list[str] | None:
+    """--passes where given; with --max-memory, the pipeline that keeps within it; None: the level's own."""
+    chosen: list[str] | None = options.passes or None
+    return within(chosen or PIPELINES[level], options.max_memory) if options.max_memory else chosen
+
+
 def pipeline(options: SimpleNamespace, level: int, loaded: Loaded) -> Sequence[str | Pass] | None:
-    """--passes where given; with --check-rewrites rules are checked on the example inputs."""
-    chosen: Sequence[str | Pass] | None = options.passes or None
+    """`named_passes`; with --check-rewrites rules are checked on the example inputs."""
+    chosen = named_passes(options, level)
     if not options.check_rewrites:
         return chosen
     steps = [make_pass(step) for step in (chosen or PIPELINES[level])]

@@ -299,3 +299,25 @@ def test_a_misspelled_command(cli) -> None:
     assert done.code == 2
     assert "there is no command or module 'exprot'" in done.err
     assert "python -m capture export" in done.err
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("much", "'much' is no size; write 65536, 64kB, 1.5MB or 2GiB"),
+        ("0", "'0' is no memory at all"),
+    ],
+)
+def test_memory_that_is_no_size(cli, size: str, message: str) -> None:
+    done = cli("models.bert:small", "--max-memory", size, "--dry-run")
+    assert done.code == 2
+    assert message in done.err
+    assert done.out == ""
+
+
+def test_memory_that_is_too_little(cli, folder: Path) -> None:
+    done = cli("models.bert:small", "--max-memory", "1kB", "--dry-run")
+    assert done.code == 1
+    assert "the plan cannot fit 1 kB: one operator needs" in done.err
+    assert "try: a higher --max-memory, or a smaller batch" in done.err
+    assert files(folder) == []
