@@ -6,12 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import CaptureError
+from capture.logs import configure
 
 if TYPE_CHECKING:
     from capture.frontends import capture
     from capture.ir.graph import Graph
 
 __all__ = ["CaptureError", "Graph", "capture"]
+
+configure()
 
 _HOMES = {"capture": "capture.frontends", "Graph": "capture.ir.graph"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 from capture.errors import CaptureError, UsageError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
+from capture.logs import logger
 from passes.base import Pass, PassRecord, Setting, make_pass
 from passes.ledger import carriers, record_fates
 from passes.pipelines import PIPELINES
-
-log = logging.getLogger("capture.passes")
 
 
 def optimize(
@@ -99,5 +97,7 @@ def run_pass(graph: Graph, step: Pass, *, verify: bool = False) -> PassRecord:
         step.name, seconds, result.changed, before, len(graph.nodes), result.stats, result.notes
     )
     graph.history.append(record)
-    log.debug("%s: %d -> %d nodes, %s", step.name, before, record.nodes_after, dict(result.stats))
+    logger(step.name).info(
+        "%d -> %d nodes, %.1f ms, %s", before, record.nodes_after, seconds * 1e3, dict(result.stats)
+    )
     return record

@@ -18,7 +18,6 @@ random operands.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from typing import Any
 
 from capture.errors import CaptureError, UsageError
 from capture.ir import Constant, Graph, Node, Value, op_name
+from capture.logs import logger
 from passes.aliases import Aliases
 from passes.base import Pass, PassResult, Setting, register_pass
 from passes.ledger import KEPT, REPLACED, Fate
@@ -36,7 +36,7 @@ from passes.rewriting.replay import Recording, record, replay
 from passes.rewriting.rule import Rule, rules
 from passes.simplify import Simplify
 
-log = logging.getLogger("capture.passes.rewrite")
+log = logger("rewrite")
 
 _ROUNDS = 32  # of rules and clean-up in turn; two or three are what it takes
 _ALWAYS = 3  # the highest level: without one told, every rule runs

@@ -14,11 +14,13 @@ import torch
 from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
+from capture.logs import logger
 from runtime.compare import judge
 from runtime.compile import Candidate, Compiled
 from runtime.executables import Executable
 from runtime.reference import Kept, Reference, clone_inputs, first_line, reference
 
+log = logger("runtime")
 ROUNDS = 5  # each backend is timed in every round, the order turning, so that a busy moment meets all alike
 SECONDS = 0.1  # per backend and round, and never less than one call
 _SETTLE = 0.02  # seconds; lets the threads of the backend before stop spinning
@@ -67,6 +69,7 @@ def choose(
             built[backend] = executable
         except Exception as error:  # whatever a backend dies of, eager is left
             out.append(Candidate(backend, None, first_line(error)))
+            log.info("%s is left out: %s", backend, first_line(error))
     say("compile: measure backends")
     given, given_kw = clone_inputs((tuple(args), dict(kwargs)))
     # Timed as users call them, guards included: on small models these decide.
@@ -77,6 +80,7 @@ def choose(
     medians = _medians(calls, kept.restore if writes else lambda: None)
     kept.restore()
     ranked = sorted(medians, key=lambda name: medians[name])
+    log.info("median ms a call: %s", ", ".join(f"{name} {medians[name]:.3f}" for name in ranked))
     best = ranked[0] if medians[ranked[0]] * WORTH_IT < medians["eager"] else "eager"
     order = [best, *(name for name in ranked if name != best)]
     return Choice(built[best], [Candidate(name, medians[name]) for name in order] + out, made)

@@ -25,6 +25,7 @@ from capture.frontends.sharing import apart, blame, check_writes
 from capture.frontends.soundness import agrees, equal, is_real, run_aside
 from capture.frontends.state import ModelState, StateGuard
 from capture.ir import Graph
+from capture.logs import logger
 
 __all__ = ["FRONTENDS", "capture"]
 
@@ -37,6 +38,7 @@ _LADDER: dict[str, tuple[str, FrontEnd]] = {
     "dispatch": ("dispatch tracing", capture_with_dispatch),
 }
 _UNSURE = ("torch.fx", "dispatch tracing")  # what these trace is run, and compared with the model
+log = logger("frontends")
 FRONTENDS = ("auto", "export", "fx", "dispatch")
 
 
@@ -80,9 +82,11 @@ def capture(
             raise
         except Exception as error:
             failures.append(Failure(name, error, user_frame(error)))
+            log.info("%s failed: %s", name, failures[-1].reason)
             if len(failures) == 1:
                 _run_eagerly(module, given, named)
             continue
+        log.info("%s took the model: %d nodes", name, len(graph.nodes))
         graph.attempts = [*((f.frontend, f.reason) for f in failures), (name, "taken")]
         return graph
     raise combined_error(failures) from failures[0].error
