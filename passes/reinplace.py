@@ -27,7 +27,7 @@ from capture.ir.memory import overlapping
 from passes.base import Pass, PassResult, register_pass
 from passes.buffers import Buffers, buffers
 from passes.layout import reads_strides
-from passes.updates import IN_PLACE, update_form
+from passes.updates import IN_PLACE, update_form, updated_operand
 
 
 @register_pass
@@ -108,6 +108,36 @@ class _Finder:
         return set().union(*(self.views[root] for root in self.shared.memory_of(value)))
 
 
+def sound_updates(graph: Graph) -> frozenset[Node]:
+    """The nodes that may be done as their recipe says, in place, in the graph's order as it is now.
+
+    All that `reinplace` has found, unless a later pass has moved a read of old content behind the write.
+    """
+    marked = [node for node in graph.nodes if updated_operand(node) is not None]
+    if not marked:
+        return frozenset()
+    shared = buffers(graph)
+    views, position = _values_by_memory(shared), {node: i for i, node in enumerate(graph.nodes)}
+    at_end = {*values_in(graph.results), *graph.writebacks.values()}
+    stale: set[Value] = set()
+    for node in marked:
+        at = position[node]
+        for root in shared.memory_of(node.result):
+            old = [v for v in views[root] if v.producer is None or position[v.producer] < at]
+            read = any(v in at_end or any(position[user] > at for user in v.users) for v in old)
+            if read or root not in graph.writebacks:
+                stale.add(root)
+    return frozenset(node for node in marked if stale.isdisjoint(shared.memory_of(node.result)))
+
+
+def is_written(target: Value, value: Value) -> bool:
+    """Whether recipes of updates, one after another, make the value in the target's own memory."""
+    found: Value | None = value
+    while found is not None and found is not target:
+        found = updated_operand(found.producer) if found.producer is not None else None
+    return found is target
+
+
 def _values_by_memory(shared: Buffers) -> dict[Value, set[Value]]:
     """Root -> the values that lie in its memory, or may, at other sizes or strides."""
     found: dict[Value, set[Value]] = defaultdict(set)
@@ -117,4 +147,4 @@ def _values_by_memory(shared: Buffers) -> dict[Value, set[Value]]:
     return found
 
 
-__all__ = ["Reinplace"]
+__all__ = ["Reinplace", "is_written", "sound_updates"]

@@ -18,7 +18,8 @@ from codegen.python.regions import region_lines
 from codegen.python.spelling import comment, docstring, identifier, literal, quoted
 from passes.aliases import may_share
 from passes.destinations import in_place_form, out_form, takes_any_strides
-from passes.updates import update_form, updated_operand
+from passes.reinplace import is_written, sound_updates
+from passes.updates import update_form
 
 _COMMENT_COLUMN = 100
 _RESERVED = {
@@ -67,6 +68,7 @@ class Writer:
         self.loads: dict[str, str] = {}
         self.dims: dict[str, str] = {}
         self.arena = ArenaLayout.of(graph)
+        self.updates = sound_updates(graph)
         self.functions: dict[str, list[str]] = {}  # branches of conditions, by name
         self.kept: dict[Any, str] = {}  # copies of what is written over at the end
 
@@ -215,14 +217,14 @@ class Writer:
             lines.append(f"{name} = {self.text(value)}.clone()")
             self.kept[value] = name
         for target, value in self.graph.writebacks.items():
-            if value is not target and not _is_written(target, value):
+            if value is not target and not (value.producer in self.updates and is_written(target, value)):
                 lines.append(f"{self.text(target)}.copy_({self.kept.get(value) or self.text(value)})")
         return lines
 
     def _node(self, node: Node) -> list[str]:
         left = self.targets(node)
-        if (updated := updated_operand(node)) is not None:
-            return self._update(node, updated, left)
+        if node in self.updates:
+            return self._update(node, left)
         if node.impl is not None and node.impl.kernel in KERNELS:
             return [f"{left}{KERNELS[node.impl.kernel](self, node)}"]
         if isinstance(node.op, Fusion):
@@ -231,7 +233,7 @@ class Writer:
             return [f"{left}{self._cond(node)}"]
         return [f"{left}{self.call(node, self.destination(node))}"]
 
-    def _update(self, node: Node, updated: Value, left: str) -> list[str]:
+    def _update(self, node: Node, left: str) -> list[str]:
         """A node whose recipe says that it writes into an operand: the result is that operand's memory."""
         form = update_form(node)
         assert form is not None  # or it would have no such recipe
@@ -240,7 +242,7 @@ class Writer:
         if not form.part:
             return [f"{left}{call_text(form.overload, args)}"]
         part = call_text(form.overload, [args[0], *args[2:]])
-        return [f"{part}.copy_({args[1]})", f"{left}{self.text(updated)}"]
+        return [f"{part}.copy_({args[1]})", f"{left}{args[0]}"]
 
     def _cond(self, node: Node) -> str:
         """torch.cond as a Python conditional between two functions."""
@@ -356,14 +358,6 @@ def _views_of_targets(graph: Graph) -> set[Value]:
         if any(may_share(n.op) for n in inner) and not found.isdisjoint(node.operand_values):
             found.update(node.results)
     return found
-
-
-def _is_written(target: Value, value: Value) -> bool:
-    """Whether updates in place, one after another, have made the value in the target's own memory."""
-    found: Value | None = value
-    while found is not None and found is not target:
-        found = updated_operand(found.producer) if found.producer is not None else None
-    return found is target
 
 
 def _returns_sequence(node: Node) -> bool:

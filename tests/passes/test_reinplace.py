@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from capture.ir import TensorType, Value
 from codegen import python
 from passes import optimize
 from passes.memory import plan
+from passes.reinplace import sound_updates
 from passes.updates import update_form, updated_operand
 from runtime.executables import AtenExecutable
 from tests.passes.golden import check, parse
@@ -221,15 +223,53 @@ def test_the_scheduler_keeps_reads_of_the_old_content_before_the_write() -> None
     same_as_the_graph(graph, [torch.randn(2, 64)])
 
 
+def test_a_recipe_that_no_longer_holds_is_not_followed() -> None:
+    """A pass, or a hand, has put a read of the old content behind the write."""
+    graph = parse("""
+        graph(%x: f32[2, 8])
+          @cache: f32[4, 8]
+          %0: f32[4, 8] = aten.slice_scatter(@cache, %x, 0, 1, 3) via aten.in_place(operand=0)
+          %1: f32[4, 8] = aten.slice_scatter(%0, %x, 0, 0, 2) via aten.in_place(operand=0)
+          %2: f32[4, 8] = aten.exp(%0)
+          %3: f32[4, 8] = aten.mul.Tensor(%2, %1)
+          return %3
+          write @cache = %1
+    """)
+    assert sound_updates(graph) == frozenset()
+    same_as_the_graph(graph, [torch.randn(2, 8)], passes=["memory"])
+    nodes = list(graph.nodes)
+    graph.move(nodes[2], after=nodes[0])
+    assert sound_updates(graph) == frozenset(nodes[:2])
+    same_as_the_graph(graph, [torch.randn(2, 8)], passes=["memory"])
+
+
+@pytest.mark.parametrize("written", ["write @cache = %0", "write @other = %1"])
+def test_a_recipe_for_what_is_not_written_back_is_not_followed(written: str) -> None:
+    graph = parse(f"""
+        graph(%x: f32[2, 8])
+          @cache: f32[4, 8]
+          @other: f32[4, 8]
+          %0: f32[4, 8] = aten.slice_scatter(@cache, %x, 0, 1, 3) via aten.in_place(operand=0)
+          %1: f32[4, 8] = aten.slice_scatter(%0, %x, 0, 0, 2) via aten.in_place(operand=0)
+          %2: f32[4, 8] = aten.exp(%1)
+          return %2
+          {written}
+    """)
+    assert sound_updates(graph) == frozenset()
+    same_as_the_graph(graph, [torch.randn(2, 8)], passes=["memory"])
+
+
 # -- generated code against the graph's meaning ----------------------------------------------------------
 
 
-def same_as_the_graph(graph: Graph, args: list[torch.Tensor], calls: int = 2) -> None:
+def same_as_the_graph(
+    graph: Graph, args: list[torch.Tensor], *, passes: Sequence[str] = PLANNED, calls: int = 2
+) -> None:
     """Generated code gives what the interpreter gives, and leaves the same state behind."""
     reference = graph.clone()
     for constant in reference.constants.values():
         constant.tensor = constant.tensor.clone() if constant.tensor is not None else None
-    f = AtenExecutable(optimize(graph, passes=PLANNED, verify=True))
+    f = AtenExecutable(optimize(graph, passes=passes, verify=True))
     mine, theirs = [a.clone() for a in args], [a.clone() for a in args]
     for _ in range(calls):
         wanted: Any = reference.run(*theirs)
@@ -289,6 +329,13 @@ def test_any_mixture_of_reads_and_updates_keeps_its_meaning(graph: Graph) -> Non
     for constant in graph.constants.values():  # each example starts from memory of its own
         constant.tensor = constant.tensor.clone() if constant.tensor is not None else None
     same_as_the_graph(graph, [torch.linspace(-1, 1, 16).reshape(4, 4)])
+
+
+@given(stateful(), st.permutations(["reinplace", "eliminate-common-subexpressions", "fuse", "schedule"]))
+def test_any_order_of_passes_keeps_its_meaning(graph: Graph, passes: list[str]) -> None:
+    for constant in graph.constants.values():
+        constant.tensor = constant.tensor.clone() if constant.tensor is not None else None
+    same_as_the_graph(graph, [torch.linspace(-1, 1, 16).reshape(4, 4)], passes=[*passes, "memory"])
 
 
 # -- a whole model ---------------------------------------------------------------------------------------
