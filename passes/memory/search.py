@@ -39,7 +39,7 @@ from passes.memory.problem import Problem, Style, styles
 CLOCK = 64  # nodes between two looks at the clock
 NODE = 16  # sections that are looked at in the time that a node takes besides
 FIRST = 2  # nodes per buffer in the first searches
-ROUND = 12  # searches before the budget of each doubles
+ROUND = 32  # searches before the budget of each doubles
 NONE = -1  # the option that no buffer rests here
 
 
