@@ -10,7 +10,8 @@ from: query_key_value.weight.
 Does not fire for a layer whose weights are not constant or have another use (they would be held twice), whose
 memory the graph returns, whose result is read by what would have to copy its part first (a view that merges
 its last axis with another, a linear layer, a norm), or that has an activation after it which its own kernel
-does: unless its input is so wide that reading it once less saves more.
+does: unless its input is so wide that reading it once less saves more. Nor where the peak of memory would
+rise, since the joined result lives as long as any part of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from capture.ir.types import CONTIGUOUS, STRIDED
 from passes.aliases import Aliases, may_share
 from passes.base import Pass, PassResult, register_pass
 from passes.fusion import epilogue, target_of
+from passes.fusion.pressure import Pressure
 from passes.layout import contiguous_copy, reads_strides
 from passes.ledger import KEPT, REPLACED, Fate, fates_of
 from passes.queries import fixed_tensor, packet_name
@@ -50,23 +53,38 @@ class MergeLinear(Pass):
         fates: dict[int, Fate] = {}
         merged = 0
         families = [family for family in siblings(graph) if len(family) > 1]
-        judge = _Judge(graph, self.target) if families else None
+        if not families:
+            return PassResult(False)
+        judge = _Judge(graph, self.target)
+        pressure = Pressure(graph, late=[node for family in families for node in family])
         for family in families:
-            assert judge is not None
             reasons = {node: judge.refusal(node) for node in family}
-            chosen = [node for node in family if reasons[node] is None]
-            for node, reason in reasons.items():
-                if reason is not None:
+            runs = affordable([node for node in family if reasons[node] is None], pressure)
+            together = {node for run in runs for node in run}
+            for node in family:
+                if node not in together:
+                    reason = reasons[node] or "one buffer for all would raise the peak of memory"
                     fates.update(fates_of(node, KEPT, f"not merged with its siblings: {reason}"))
-            if len(chosen) > 1:
-                told = f"by one linear layer together with {len(chosen) - 1} more of the same input"
-                for node in chosen:
+            for run in runs:
+                told = f"by one linear layer together with {len(run) - 1} more of the same input"
+                for node in run:
                     fates.update(fates_of(node, REPLACED, told))
-                merge(graph, chosen)
-                merged += len(chosen)
+                merge(graph, run)
+                merged += len(run)
         if merged:
             note_strides(graph)
         return PassResult(merged > 0, {"merged": merged} if merged else {}, fates)
+
+
+def affordable(nodes: list[Node], pressure: Pressure) -> list[list[Node]]:
+    """Runs of two or more of these that may share a buffer; what may not is divided where it is widest."""
+    if len(nodes) < 2:
+        return []
+    if pressure.join([node.result for node in nodes]):
+        return [nodes]
+    gaps = [pressure.order[b] - pressure.order[a] for a, b in pairwise(nodes)]
+    at = gaps.index(max(gaps)) + 1
+    return affordable(nodes[:at], pressure) + affordable(nodes[at:], pressure)
 
 
 def siblings(graph: Graph) -> Iterable[list[Node]]:
