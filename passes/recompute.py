@@ -21,8 +21,10 @@ Nets with Sublinear Memory Cost" (2016), describe the trade.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from capture.errors import CaptureError
 from capture.ir import Graph, Node, Value, op_name
@@ -37,7 +39,7 @@ from passes.ordering import problem_of
 from passes.rematerialize import Replay, is_recomputable
 
 ALIGNMENT = 64
-LARGEST = 8  # buffers tried at each fullest step, the largest first
+TRIALS = 8  # buffers tried at each fullest step, the best first
 HOLDERS = 4  # of the fullest step that an error names
 
 
@@ -54,9 +56,9 @@ class Recompute(Pass):
         work = _Work(graph, self.max_memory, self.intensity)
         work.check_floor()
         before = work.arena()
+        while before > self.max_memory and work.step():
+            pass
         arena = before
-        while arena > self.max_memory and work.step():
-            arena = work.arena()
         if work.replay.made:  # sharing found anew, whatever was kept up to date on the way
             arena = work.final_arena()
         if arena > self.max_memory:
@@ -138,32 +140,42 @@ class _Work:
         live = self.live()
         alive = self.bytes_by_step(live)
         fullest = max(alive, default=0)
-        before = self.excess()
+        before = fullest, sum(max(0, n - self.budget) for n in alive)
+        if not before[1]:
+            return False
+        over = [0, *accumulate(n > self.budget for n in alive)]
+        steps = self.replay.steps_by_memory()
         for at in [i for i, n in enumerate(alive) if n == fullest]:
-            idle = self._idle(live, at)
-            worth = [self._worth(before, root, at) for root in idle]
-            if any(worth):
-                return self.replay.give_up(idle[worth.index(max(worth))], at) is not None
+            for root in self._idle(live, at, steps, over):
+                trial = self.replay.give_up(root, at)
+                if trial is None:
+                    continue
+                after = self.excess()
+                if after[0] <= before[0] and after[1] < before[1]:
+                    return True
+                self.replay.undo(trial)
         return False
 
-    def _idle(self, live: Liveness, at: int) -> list[Value]:
-        """Buffers alive at a step that does not touch them, and cheap to make again: the largest."""
-        over = [root for root, (first, end) in live.lifetimes.items() if first < at < end - 1]
-        touched = set(self.replay.touched(at))
-        idle = [r for r in over if r not in touched and self.size(r) and self.may_repeat(r.producer)]
-        return sorted(idle, key=lambda root: -self.size(root))[:LARGEST]
+    def _idle(
+        self, live: Liveness, at: int, steps: Mapping[Value, list[int]], over: Sequence[int]
+    ) -> list[Value]:
+        """Buffers alive at a step that does not touch them, and cheap to make again: the best of them.
 
-    def _worth(self, before: tuple[int, int], root: Value, at: int) -> float:
-        """Bytes of excess saved for each byte moved or FLOP done once more; 0 where nothing is saved."""
-        trial = self.replay.give_up(root, at)
-        if trial is None:
-            return 0.0
-        after = self.excess()
-        spent = sum(sum(self.cost_of(node)) for node in trial.made)
-        self.replay.undo(trial)
-        if after[0] > before[0] or after[1] >= before[1]:
-            return 0.0
-        return (before[1] - after[1]) / (spent + ALIGNMENT)
+        Best is what relieves most bytes of steps above the budget for each byte moved or FLOP done once more.
+        """
+        found: list[tuple[float, Value]] = []
+        for root, (first, end) in live.lifetimes.items():
+            if not first < at < end - 1 or at in steps[root] or not self.may_repeat(root.producer):
+                continue
+            i = bisect(steps[root], at)
+            if not 0 < i < len(steps[root]):
+                continue
+            relieved = over[steps[root][i]] - over[steps[root][i - 1] + 1]
+            assert root.producer is not None  # or it could not be made again
+            spent = sum(self.cost_of(root.producer)) + ALIGNMENT
+            found.append((self.size(root) * relieved / spent, root))
+        found.sort(key=lambda pair: -pair[0])
+        return [root for worth, root in found[:TRIALS] if worth]
 
     def check_floor(self) -> None:
         """Stop at once where what a single node makes and reads does not fit.

@@ -12,6 +12,7 @@ Who shares memory with whom is kept up to date with each such edit, not found an
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -39,6 +40,23 @@ class Trial:
     made: list[Node] = field(default_factory=list)
     redirected: list[tuple[Node, Value, Value]] = field(default_factory=list)
     before: tuple[dict, ...] = ()  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """The values gone before `place`: those in the buffer that is given up, and what is dead by then.
+
+    `alive` holds the roots of the memory that is needed there or later anyway.
+    """
+
+    shared: Buffers
+    members: set[Value]
+    alive: set[Value]
+    place: Node
+
+    def __contains__(self, value: Value) -> bool:
+        dead = value.producer is not None and self.alive.isdisjoint(self.shared.memory_of(value))
+        return value in self.members or dead
 
 
 class Replay:
@@ -75,6 +93,16 @@ class Replay:
             self.escaping,
         )  # fmt: skip
 
+    def steps_by_memory(self) -> dict[Value, list[int]]:
+        """Root -> the steps that make or read what lies in its memory, in order."""
+        shared = self.shared()
+        found: dict[Value, list[int]] = defaultdict(list)
+        for step, node in enumerate(self.graph.nodes):
+            values = (*node.operand_values, *node.results)
+            for root in dict.fromkeys(root for v in values for root in shared.memory_of(v)):
+                found[root].append(step)
+        return found
+
     def touched(self, at: int) -> Iterator[Value]:
         """Roots of the memory that a step makes or reads."""
         node = list(self.graph.nodes)[at]
@@ -96,12 +124,15 @@ class Replay:
         if not needed:
             return None
         trial = Trial(
-            before=tuple(map(dict, (self.roots, self.nbytes, self.layouts, self.held, self.reusable)))
+            before=tuple(
+                each.copy() for each in (self.roots, self.nbytes, self.layouts, self.held, self.reusable)
+            )
         )
         place = later[0]
         alive = self._alive(nodes, nodes.index(place))
         copies: dict[Value, Value] = {}
-        if not all(self._copy(value, members, alive, place, copies, trial, DEPTH) for value in needed):
+        gone = _Gone(shared, members, alive, place)
+        if not all(self._copy(value, gone, copies, trial, DEPTH) for value in needed):
             self.undo(trial)
             return None
         self._redirect(nodes[at + 1 :], early, copies, trial)
@@ -118,30 +149,19 @@ class Replay:
             needed.update(root for v in node.operand_values for root in shared.memory_of(v))
         return needed
 
-    def _copy(
-        self,
-        value: Value,
-        members: set[Value],
-        alive: set[Value],
-        place: Node,
-        copies: dict[Value, Value],
-        trial: Trial,
-        depth: int,
-    ) -> bool:
-        """Compute the value again before `place`, and, deeper, what it is made from and is gone by then."""
+    def _copy(self, value: Value, gone: _Gone, copies: dict[Value, Value], trial: Trial, depth: int) -> bool:
+        """Compute the value again, and, before it, what it is made from and is gone by then."""
         if value in copies:
             return True
         node = value.producer
         if node is None or not depth or not self.may_repeat(node):
             return False
         for operand in dict.fromkeys(node.operand_values):
-            memory = self.shared().memory_of(operand)
-            if not self.written.isdisjoint(memory):
+            if not self.written.isdisjoint(gone.shared.memory_of(operand)):
                 return False
-            gone = operand in members or (operand.producer is not None and alive.isdisjoint(memory))
-            if gone and not self._copy(operand, members, alive, place, copies, trial, depth - 1):
+            if operand in gone and not self._copy(operand, gone, copies, trial, depth - 1):
                 return False
-        made = self._repeat(node, place, copies)
+        made = self._repeat(node, gone.place, copies)
         trial.made.append(made)
         self._note(node, made, copies)
         return True
