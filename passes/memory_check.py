@@ -91,14 +91,16 @@ def read(path: Path) -> list[Row]:
         missing = {"id", "lower", "upper", "size", "offset"} - set(table.fieldnames or ())
         if missing:
             raise ValueError(f"{path}: no column {', '.join(sorted(missing))}")
-        rows = []
+        rows: dict[str, Row] = {}
         for line in table:
             try:
                 lower, upper, size, offset = (int(line[k]) for k in ("lower", "upper", "size", "offset"))
             except (TypeError, ValueError):
                 raise ValueError(f"{path}, line {table.line_num}: not a buffer: {line}") from None
-            rows.append(Row(str(line["id"]), lower, upper, size, offset))
-    return rows
+            if line["id"] in rows:
+                raise ValueError(f"{path}, line {table.line_num}: a second buffer with the id {line['id']}")
+            rows[line["id"]] = Row(line["id"], lower, upper, size, offset)
+    return list(rows.values())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

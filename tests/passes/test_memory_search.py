@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.memory import Spans, cut, read
+from passes import memory_check
 from passes.memory.__main__ import main
 from passes.memory.greedy import Packing, pack
 from passes.memory.planner import SECOND, place
@@ -198,3 +199,10 @@ def test_the_tool_refuses_two_buffers_with_one_id(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [str(source)])
     assert done.exit_code == 2
     assert "line 4: a second buffer with the id a" in done.output
+
+
+def test_so_does_the_checker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.csv"
+    plan.write_text("id,lower,upper,size,offset\na,0,1,4,0\na,1,2,4,0\n")
+    assert memory_check.main([str(plan)]) == 2
+    assert "line 3: a second buffer with the id a" in capsys.readouterr().err
