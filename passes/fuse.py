@@ -25,10 +25,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from capture.ir import Fusion, Graph, Node, op_name
+from capture.ir import Fusion, Graph, Node, TensorType, dims, op_name
+from capture.ir.dims import Dim
 from passes.base import Pass, PassResult, register_pass
 from passes.fusion import anchored_groups, is_fusable, partition, target_of
-from passes.ledger import KEPT, Fate, fates_of
+from passes.fusion.target import exports_of
+from passes.ledger import FUSED, KEPT, Fate, fates_of
 from passes.regions import make_region
 
 
@@ -44,14 +46,15 @@ class Fuse(Pass):
         target = target_of(graph, self.target, self.max_ops, self.max_inputs)
         anchored = anchored_groups(graph, target)
         groups, alone = partition(graph, target, [node for _, group in anchored for node in group])
-        fates = _told(graph, alone)
+        fates = _alone(graph, alone)
         stats: Counter[str] = Counter()
-        for kind, group in anchored:
-            stats[label(group)] += 1
+        chosen = [(label(group), kind, group) for kind, group in anchored]
+        chosen += [(found.kind, found.kind, found.nodes) for found in groups]
+        for counted, kind, group in chosen:
+            stats[counted] += 1
+            if target.one_kernel:
+                fates.update(_together(graph, kind, group))
             make_region(graph, Fusion(kind), group)
-        for found in groups:
-            stats[found.kind] += 1
-            make_region(graph, Fusion(found.kind), found.nodes)
         return PassResult(bool(stats), dict(stats), fates)
 
 
@@ -60,14 +63,32 @@ def label(group: list[Node]) -> str:
     return "+".join(op_name(n.op).split(".")[1].removesuffix("2d") for n in group)
 
 
-def _told(graph: Graph, alone: dict[Node, str]) -> dict[int, Fate]:
-    """Why captured ops stay alone, of which there is nothing else to tell."""
-    return {
-        number: fate
-        for node, reason in alone.items()
-        for number, fate in fates_of(node, KEPT, f"not fused: {reason}").items()
-        if number not in graph.fates
-    }
+def saved_bytes(group: list[Node]) -> Dim:
+    """Bytes that a kernel of the group need not write and read: each result of one that another one reads."""
+    exports, inside = set(exports_of(group)), set(group)
+    total: Dim = 0
+    for value in (v for n in group for v in n.results if isinstance(v.type, TensorType)):
+        reads = sum(user in inside for user in value.users)
+        total = total + value.tensor_type.nbytes * (reads + (reads > 0 and value not in exports))
+    return dims.canonical(total)
 
 
-__all__ = ["Fuse", "is_fusable", "label"]
+def _together(graph: Graph, kind: str, group: list[Node]) -> dict[int, Fate]:
+    """What captured ops gain by their fusion."""
+    reason = (
+        f"into fusion.{kind}, which saves {dims.format_dim(saved_bytes(group))} bytes of reads and writes"
+    )
+    return _new(graph, [fates_of(node, FUSED, reason) for node in group])
+
+
+def _alone(graph: Graph, alone: dict[Node, str]) -> dict[int, Fate]:
+    """Why captured ops stay alone."""
+    return _new(graph, [fates_of(node, KEPT, f"not fused: {reason}") for node, reason in alone.items()])
+
+
+def _new(graph: Graph, told: list[dict[int, Fate]]) -> dict[int, Fate]:
+    """The fates of those ops of which there is nothing else to tell."""
+    return {number: fate for fates in told for number, fate in fates.items() if number not in graph.fates}
+
+
+__all__ = ["Fuse", "is_fusable", "label", "saved_bytes"]

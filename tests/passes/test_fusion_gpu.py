@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from capture import Graph
+from capture import Graph, capture
 from capture.ir import Fusion
 from codegen import onnx, python
 from passes import ledger
@@ -300,8 +300,6 @@ def test_the_target_is_where_the_tensors_lie() -> None:
 
 
 def test_the_ledger_tells_why_an_operator_stays_alone() -> None:
-    from capture import capture
-
     class Twice(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             y = x.exp()
@@ -311,6 +309,21 @@ def test_the_ledger_tells_why_an_operator_stays_alone() -> None:
     assert rows["aten.softmax.int"].reason == "not fused: on a CPU a reduction is a call of its own"
     assert (rows["aten.exp"].kind, rows["aten.exp"].pass_name) == ("kept", "fuse")
     assert rows["aten.exp"].reason.startswith("not fused: ")
+
+
+def test_the_ledger_tells_what_a_region_saves() -> None:
+    """Of f32[N, 4]: exp is neither written nor read, the product is written anyway, but not read again."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = x.exp() * 2
+            return y.softmax(-1), y
+
+    batch = torch.export.Dim("N", min=1, max=64)
+    graph = capture(Model(), (torch.randn(3, 4),), dynamic_shapes=({0: batch},))
+    rows = ledger(run(graph, [GPU]))
+    reason = "into fusion.reduction, which saves 48*N bytes of reads and writes"
+    assert [(r.kind, r.reason) for r in rows] == [("fused", reason)] * 3
 
 
 @settings(max_examples=60)
