@@ -99,7 +99,7 @@ def constant(graph: Graph, value: Any) -> torch.Tensor | None:
         return None
     inner = constant(graph, node.operands[0])
     literal = all(not isinstance(v, Value) for v in [*node.operands[1:], *node.kwargs.values()])
-    if inner is None or not literal or not isinstance(value.type, TensorType) or value.type.is_symbolic:
+    if inner is None or not literal or not isinstance(value.type, TensorType) or not value.type.is_static:
         return None
     made: torch.Tensor = node.op(inner, *node.operands[1:], **node.kwargs)
     return made
