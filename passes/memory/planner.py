@@ -12,9 +12,9 @@ from dataclasses import replace
 from math import gcd
 
 from passes.memory.greedy import Packing, groups, pack
-from passes.memory.search import Effort, Search
+from passes.memory.problem import Problem
+from passes.memory.search import SECOND, Effort, Search
 
-SECOND = 4_000_000  # work of about a second
 BOUND_SHARE = 0.25  # of the effort goes into a plan at the lower bound
 STEP_SHARE = 0.25  # of what is left, into one step of the bisection
 
@@ -71,17 +71,19 @@ class _Stretch:
         self.size = size
         self.peak = max(offset + nbytes for offset, nbytes in zip(self.offsets, size, strict=True))
         self.least = 0
-        self.unit = gcd(*size) or 1  # of all offsets, and so of the peak, in plans with nothing to let down
+        self.unit = gcd(*size) or 1  # of all offsets, where buffers rest on each other, and so of the peak
         self.searches: dict[int, Search] = {}
 
     def improve(self, floor: int, capacity: int | None, effort: Effort) -> None:
         """Lower the peak to `floor`, or, where one is given, at least to the capacity."""
+        if not effort.part(BOUND_SHARE).allows(Problem(*self.spans).area):
+            return  # not even one search
         if self._reach(floor, effort.part(BOUND_SHARE)):
             return
         if capacity is not None and self.peak > capacity >= floor:
             self._reach(capacity, effort.part(1 - BOUND_SHARE))
         while not effort.over and (capacity is None or self.peak > capacity):
-            low = max(floor, capacity or 0, self.least)
+            low = -(-max(floor, capacity or 0, self.least) // self.unit) * self.unit
             if low >= self.peak:
                 return
             self._bisect(low, effort)
@@ -90,7 +92,7 @@ class _Stretch:
         """Once down to the smallest peak for which a share of the effort is enough."""
         while not effort.over:
             middle = (low + self.peak) // 2 // self.unit * self.unit
-            if not low <= middle < self.peak:
+            if middle < low or middle >= self.peak:
                 return
             if not self._reach(middle, effort.part(STEP_SHARE)):
                 low = middle + self.unit

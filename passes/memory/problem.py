@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 
 
@@ -19,10 +20,11 @@ class Problem:
         self.end = [bisect_right(ends, step) for step in upper]  # exclusive
         self.sections = len(ends)
         self.area = sum(self.end) - sum(self.first)  # sections that buffers are alive in
-        self.load = [0] * self.sections
+        change = [0] * (self.sections + 1)
         for first, end, nbytes in zip(self.first, self.end, self.size, strict=True):
-            for s in range(first, end):
-                self.load[s] += nbytes
+            change[first] += nbytes
+            change[end] -= nbytes
+        self.load = list(accumulate(change[:-1]))
         self.steps = [end - start for start, end in zip(lower, upper, strict=True)]
 
     def order(self, measures: str, noise: float, rng: Random) -> list[int]:

@@ -36,6 +36,7 @@ from typing import NamedTuple
 
 from passes.memory.problem import Problem, Style, styles
 
+SECOND = 4_000_000  # work of about a second
 CLOCK = 64  # nodes between two looks at the clock
 NODE = 16  # sections that are looked at in the time that a node takes besides
 FIRST = 2  # nodes per buffer in the first searches
@@ -60,8 +61,13 @@ class Effort:
 
     def part(self, share: float) -> Effort:
         """A share of what is left. What it spends is spent here too."""
-        work = None if self.work is None else int(self.work * share)
+        work = None if self.work is None else max(min(self.work, 1), int(self.work * share))
         return Effort(work, None if self.seconds is None else self.seconds * share, self)
+
+    def allows(self, work: int) -> bool:
+        """Whether so much work can be done in what is left, by a rough count where it is a time."""
+        enough = self.seconds is None or work <= self.seconds * SECOND
+        return enough and (self.work is None or work <= self.work)
 
     def spend(self, work: int, nodes: int) -> None:
         """Count nodes and their work."""
@@ -297,7 +303,8 @@ class _Dive:
             if not raised:
                 break
         assert found is not None  # the lowest valley of a part has options, or no room
-        return _Choice(*found, self._step_up(*found))
+        section, _, valley = found
+        return _Choice(*found, self._step_up(section, valley))
 
     def _valleys(self, first: int, end: int) -> Iterator[_Valley]:
         floor, outside = self.floor, self.capacity + 1
@@ -323,7 +330,7 @@ class _Dive:
             top += self.size[bit.bit_length() - 1]
         return top < wall
 
-    def _step_up(self, section: int, options: int, valley: _Valley) -> int:
+    def _step_up(self, section: int, valley: _Valley) -> int:
         """The least by which the floor rises if nothing rests on it; 0 where that wastes too much.
 
         What is lowest in the section then rests on the wall, or on a buffer of the valley beside it.
@@ -357,4 +364,4 @@ class _Dive:
         return at_left + at_right
 
 
-__all__ = ["Effort", "Search"]
+__all__ = ["SECOND", "Effort", "Search"]

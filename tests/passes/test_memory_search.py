@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from math import gcd
 from pathlib import Path
@@ -135,6 +136,30 @@ def test_stretches_of_time_that_nothing_lives_across_do_not_disturb_each_other()
     assert found.peak == optimum(ABOVE_THE_BOUND)
     assert found.least == found.peak
     assert is_valid(buffers, found.offsets, found.peak)
+
+
+def test_a_search_ends_where_sizes_leave_nothing_between_the_bound_and_the_plan() -> None:
+    """One stretch is a multiple of 5 high, the other of 7: neither can come closer to the other's peak."""
+    fives, sevens = (
+        [(lower + at, upper + at, size * unit) for lower, upper, size in ABOVE_THE_BOUND]
+        for at, unit in ((0, 5), (10, 7))
+    )
+    buffers = [*fives, *sevens, (20, 21, 47)]
+    found = solve(buffers)
+    assert found.peak == 49
+    assert is_valid(buffers, found.offsets, 49)
+    small = [solve(buffers, work=work).peak for work in range(40)]
+    assert min(small) >= 49
+
+
+def test_what_is_too_large_to_search_keeps_its_greedy_plan() -> None:
+    rng = random.Random(0)
+    starts = [rng.randrange(300) for _ in range(400)]
+    buffers = [(start, start + rng.randint(1, 300), rng.randint(1, 99)) for start in starts]
+    bound = lower_bound(buffers)
+    greedy = pack(*columns(buffers), bound=bound)
+    assert greedy.peak > bound
+    assert solve(buffers, work=1000) == replace(greedy, least=bound)
 
 
 def test_offsets_are_multiples_of_what_all_sizes_are_multiples_of() -> None:
