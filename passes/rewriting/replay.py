@@ -20,12 +20,13 @@ from capture.ir.graph import free_dims, map_operand
 from capture.ir.interpreter import flatten_inputs, run_flat
 from capture.ir.types import type_names
 from capture.tolerances import tolerance
-from passes.queries import fixed_tensor
+from passes.queries import fixed_tensor, is_pure_node
 from passes.rewriting.match import Match
 
 __all__ = ["Recording", "record", "replay"]
 
 _SIZES = ((2, 3, 5, 7, 11), (5, 2, 7, 3, 13), (1, 1, 1, 1, 1))  # of varying dims, in turn
+_LARGEST_CONE = 64  # nodes that compute an operand from constants
 
 
 @dataclass
@@ -140,6 +141,8 @@ def _random(
 ) -> torch.Tensor:
     """A constant as it is; normal numbers; integers like those recorded; booleans, a true in each row."""
     fixed = fixed_tensor(match.graph, value)
+    if fixed is None:
+        fixed = _from_constants(match.graph, value, env)  # a guard may know what it is
     if fixed is not None:
         return fixed
     type_ = value.tensor_type
@@ -160,25 +163,56 @@ def _random(
 
 def _matched(match: Match) -> Graph:
     """The matched nodes as a graph of their own."""
-    graph = Graph(match.rule.name)
-    graph.dims.update(match.graph.dims)
-    leaves = [(v, graph.add_input(f"x{i}", v.type)) for i, v in enumerate(match.leaves)]
-    mapping: dict[Value, Value] = dict(leaves)
+    return _cut(match.graph, match.nodes, match.leaves, match.results)
+
+
+def _from_constants(graph: Graph, value: Value, env: Mapping[str, int]) -> torch.Tensor | None:
+    """What a value is that depends on constants and sizes alone; None for any other."""
+    cone: set[Node] = set()
+    waiting = [value]
+    while waiting:
+        node = waiting.pop().producer
+        if node is None or node in cone:
+            continue
+        cone.add(node)
+        inputs = [v for v in node.operand_values if v.producer is None and fixed_tensor(graph, v) is None]
+        if inputs or node.regions or not is_pure_node(node) or len(cone) > _LARGEST_CONE:
+            return None
+        waiting += node.operand_values
+    nodes = sorted(cone, key=graph.order().__getitem__)
+    names = sorted(
+        set().union(*map(free_dims, nodes), *(type_names(v.type) for n in nodes for v in n.results))
+    )
+    if not nodes or not set(names) <= set(env):
+        return None
+    piece = _with_sizes(_cut(graph, nodes, (), (value,)), names)
+    try:
+        found: torch.Tensor = run_flat(piece, [env[name] for name in names])[0][0]
+    except CaptureError:
+        return None
+    return found
+
+
+def _cut(graph: Graph, nodes: Sequence[Node], leaves: Sequence[Value], results: Sequence[Value]) -> Graph:
+    """Some nodes of a graph as a graph of their own; `leaves` are its inputs."""
+    made = Graph("piece")
+    made.dims.update(graph.dims)
+    mapping: dict[Value, Value] = {v: made.add_input(f"x{i}", v.type) for i, v in enumerate(leaves)}
 
     def leaf(operand: Any) -> Any:
         return mapping[operand] if isinstance(operand, Value) else operand
 
-    for node in match.nodes:
+    for node in nodes:
         for value in node.operand_values:
             if value not in mapping and isinstance(value, Constant):
                 data = value.tensor_type if value.tensor is None else value.tensor
-                mapping[value] = graph.add_constant(value.name, data)
+                mapping[value] = made.add_constant(value.name, data)
         kwargs = {k: map_operand(v, leaf) for k, v in node.kwargs.items()}
         types = [v.type for v in node.results]
-        copy = graph.add_node(node.op, map_operand(node.operands, leaf), kwargs, types=types)
+        copy = made.add_node(node.op, map_operand(node.operands, leaf), kwargs, types=types)
         mapping.update(zip(node.results, copy.results, strict=True))
-    graph.set_results([mapping[v] for v in match.results])
-    return graph
+    made.set_results([mapping[v] for v in results])
+    return made
 
 
 def _with_sizes(graph: Graph, names: Sequence[str]) -> Graph:

@@ -5,7 +5,7 @@
     softmax(q @ k.transpose(-1, -2) * s + mask, -1) @ v    ==>  scaled_dot_product_attention(q, k, v, mask, s)
 
 Importing this registers them; nothing is traced before a graph has the operators that a rule needs.
-docs/rules.md lists them; `python -m passes.rulebook` prints that list.
+docs/built-in-rules.md lists them; `python -m passes.rulebook` prints that page.
 """
 
 from passes.rulebook import (  # noqa: F401

@@ -280,4 +280,10 @@ for positive, op in (
         anchors=[aten.log1p, aten.exp, aten.abs, op],
         guard=is_floating,
     )
-spelled("mish", [lambda x: x * torch.tanh(softplus(x))], F.mish, ONE, anchors=[aten.softplus, aten.tanh])
+spelled(
+    "mish",
+    [lambda x: x * torch.tanh(softplus(x)), lambda x: x * torch.tanh(F.softplus(x))],
+    F.mish,
+    ONE,
+    anchors=[aten.softplus, aten.tanh],
+)

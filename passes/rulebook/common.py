@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ X = torch.empty(2, 2)  # any tensor
 SCALAR = 0.5  # any number
 
 Guard = Callable[[Match], Any]
-BUILT_IN: dict[str, list[str]] = {}  # by operator: names of the rules that put it back
+BUILT_IN: dict[str, dict[str, list[str]]] = {}  # by module, by what is put back: names of the rules
 _FILLED = {"aten.zeros": 0.0, "aten.zeros_like": 0.0, "aten.ones": 1.0, "aten.ones_like": 1.0}
 
 
@@ -46,8 +47,9 @@ def spelled(
     Args:
         anchors: the operators that each of the spellings has.
     """
+    module = sys._getframe(1).f_globals["__name__"]
     for pattern in patterns:
-        known = BUILT_IN.setdefault(name, [])
+        known = BUILT_IN.setdefault(module, {}).setdefault(name, [])
         known.append(f"{name}.{len(known) + 1}")
         register_rule(known[-1], pattern, replacement, example_args, guard=guard, anchors=anchors)
 
