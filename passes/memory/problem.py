@@ -28,7 +28,12 @@ class Problem:
         self.steps = [end - start for start, end in zip(lower, upper, strict=True)]
 
     def order(self, measures: str, noise: float, rng: Random) -> list[int]:
-        """Buffers by decreasing measures, one letter each; with noise, each value up to so much larger."""
+        """Buffers by decreasing measures; with noise, each value up to so much larger.
+
+        Args:
+            measures: of A, area (sections times size), F, the fullest section of its life, T, steps alive,
+                W, width in sections, and Z, size: the first decides, the next among equals.
+        """
         width = [end - first for first, end in zip(self.first, self.end, strict=True)]
         values = {
             "A": lambda i: width[i] * self.size[i],
