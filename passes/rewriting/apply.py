@@ -10,7 +10,7 @@ from capture.ir import Constant, Graph, Node, TensorType, Value
 from capture.ir.graph import map_operand
 from capture.ir.infer import infer_types
 from passes.aliases import Aliases, may_share
-from passes.rewriting.literals import same_type
+from passes.rewriting.literals import frozen, same_type
 from passes.rewriting.match import NO, Match
 
 __all__ = ["Refused", "apply", "infer_again", "replacement_of"]
@@ -49,7 +49,7 @@ def _same_graph(one: Graph, other: Graph) -> bool:
     number = {v: i for g in (one, other) for i, v in enumerate(_values(g))}
 
     def told(operand: Any) -> Any:
-        return ("value", number[operand]) if isinstance(operand, Value) else (type(operand), operand)
+        return ("value", number[operand]) if isinstance(operand, Value) else frozen(operand)
 
     def calls(graph: Graph) -> list[Any]:
         rows = [(n.op, map_operand([n.operands, list(n.kwargs.items())], told)) for n in graph.nodes]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import sympy
@@ -12,7 +13,9 @@ from capture.ir import Constant, Graph, Node, Range, TensorType, dims
 from capture.ir.dims import Dim
 from passes.queries import fixed_tensor, packet_name
 
-__all__ = ["number_of", "same_literal", "same_shape", "same_type", "similar_literal"]
+__all__ = [
+    "frozen", "number_of", "same_literal", "same_number", "same_shape", "same_type", "similar_literal",
+]  # fmt: skip
 
 _AXES = ("dim", "dim0", "dim1", "start_dim", "end_dim", "axis")
 _GROW = ("aten.unsqueeze", "aten.stack")  # their axis counts in the result
@@ -27,6 +30,31 @@ def number_of(graph: Graph, operand: Any) -> int | float | None:
         number: int | float = tensor.item()
         return number
     return operand if isinstance(operand, (int, float)) and not isinstance(operand, bool) else None
+
+
+def same_number(one: int | float, other: int | float) -> bool:
+    """Equal, as 1 and 1.0 are; 0.0 and -0.0 are not, NaN and NaN are."""
+    if math.isnan(one) or math.isnan(other):
+        return math.isnan(one) and math.isnan(other)
+    return one == other and math.copysign(1, one) == math.copysign(1, other)
+
+
+def frozen(literal: Any) -> Hashable:
+    """A key for a literal: equal for the same kind and value, floats by their bits, lists by their elements.
+
+    Raises:
+        TypeError: it has no hash.
+    """
+    if isinstance(literal, float):
+        return float, literal.hex()
+    if isinstance(literal, complex):
+        return complex, frozen(literal.real), frozen(literal.imag)
+    if isinstance(literal, (list, tuple)):
+        return type(literal), tuple(map(frozen, literal))
+    if isinstance(literal, dict):
+        return dict, tuple((frozen(k), frozen(v)) for k, v in literal.items())
+    hash(literal)
+    return type(literal), literal
 
 
 def similar_literal(graph: Graph, wanted: Any, given: Any) -> bool:
@@ -45,7 +73,7 @@ def _kind(graph: Graph, literal: Any) -> Any:
 
 
 def same_literal(graph: Graph, wanted: Any, given: Any, node: Node, argument: str) -> bool:
-    """Equal in kind and value; 1 is 1.0, but not True; an axis may be counted from either end."""
+    """Equal in kind and value; 1 is 1.0, but not True; 0.0 is not -0.0; an axis counts from either end."""
     if isinstance(wanted, (list, tuple)) and isinstance(given, (list, tuple)):
         return len(wanted) == len(given) and all(
             same_literal(graph, a, b, node, argument) for a, b in zip(wanted, given, strict=True)
@@ -53,9 +81,9 @@ def same_literal(graph: Graph, wanted: Any, given: Any, node: Node, argument: st
     if isinstance(wanted, sympy.Expr) or isinstance(given, sympy.Expr):
         sizes = isinstance(wanted, (int, sympy.Expr)) and isinstance(given, (int, sympy.Expr))
         return sizes and same_size(wanted, given, graph.dims)
-    number = number_of(graph, given)
-    if number is not None and number_of(graph, wanted) is not None:
-        return bool(wanted == number) or (argument in _AXES and _same_axis(wanted, given, node))
+    number, expected = number_of(graph, given), number_of(graph, wanted)
+    if number is not None and expected is not None:
+        return same_number(expected, number) or (argument in _AXES and _same_axis(wanted, given, node))
     if isinstance(wanted, str) and isinstance(given, str):
         return _same_text(wanted, given)
     return type(wanted) is type(given) and bool(wanted == given)

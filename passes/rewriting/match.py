@@ -12,6 +12,7 @@ from capture.errors import CaptureError
 from capture.ir import Graph, Node, Origin, TensorType, Value, op_name
 from capture.ir.ops import is_pure_call
 from passes.rewriting.families import family
+from passes.rewriting.literals import frozen
 from passes.rewriting.rule import Pattern, Rule
 from passes.rewriting.unify import Found, Unifier
 
@@ -95,7 +96,7 @@ def matches(rule: Rule, graph: Graph, root: Node, miss: Miss) -> Iterator[Match]
     seen: set[Any] = set()
     for found in islice(loose.search(start, root, Found()), _TRIES):
         operands = _operands(rule, found)
-        key = tuple(id(v) if isinstance(v, Value) else v for v in operands.values())
+        key = tuple(id(v) if isinstance(v, Value) else frozen(v) for v in operands.values())
         if key in seen:
             continue
         seen.add(key)

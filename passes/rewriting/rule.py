@@ -18,6 +18,7 @@ from capture.ir import Graph, Range, TensorType, Value, type_of
 from capture.ir.dims import free_names
 from capture.ir.node import values_in
 from passes.rewriting.families import alike, is_holder
+from passes.rewriting.literals import frozen
 from passes.rewriting.needs import needed_ops
 from passes.rewriting.trace import traced
 
@@ -137,7 +138,7 @@ class Rule:
         used = {
             n: ranges[n] for n in sorted(set().union(*(free_names(t.shape) for t in types))) if n in ranges
         }
-        key = (function, tuple((type(v), v) for v in operands), tuple(used.items()))
+        key = (function, tuple(map(frozen, operands)), tuple(used.items()))
         if key not in self._traces:
             while len(self._traces) >= 2 * _KEPT:
                 self._traces.pop(next(iter(self._traces)))
@@ -241,7 +242,8 @@ def register_rule(
             is not looked at in a graph that lacks one of them.
 
     Raises:
-        UsageError: the arguments do not fit the functions, or another rule has this name.
+        UsageError: the arguments do not fit the functions, one of them has no hash (a set, say), or another
+            rule has this name.
     """
     args = tuple(example_args)
     for role, function in (("pattern", pattern), ("replacement", replacement)):
@@ -252,6 +254,16 @@ def register_rule(
             raise UsageError(
                 f"the rule {name}: its {role} does not take the {len(args)} example arguments ({error})",
                 where=place_of(function),
+            ) from error
+    for value in args:
+        try:
+            if not isinstance(value, torch.Tensor):
+                frozen(value)
+        except TypeError as error:
+            raise UsageError(
+                f"the rule {name}: its example argument {value!r} has no hash, and cannot be compared",
+                where=place_of(pattern),
+                hint="numbers, dtypes, strings, and lists, tuples or dicts of them",
             ) from error
     if not any(isinstance(v, torch.Tensor) for v in args):
         raise UsageError(

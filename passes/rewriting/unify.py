@@ -25,7 +25,7 @@ from passes.rewriting.families import (
     is_scaling,
     same_move,
 )
-from passes.rewriting.literals import number_of, same_literal, same_shape, similar_literal
+from passes.rewriting.literals import number_of, same_literal, same_number, same_shape, similar_literal
 from passes.rewriting.rule import Pattern
 
 __all__ = ["Found", "Unifier"]
@@ -131,7 +131,7 @@ class Unifier:
                 yield [Goal(a, b, goal.node, goal.argument) for a, b in pairs], found
         elif (name := self._scalar(wanted)) is not None:
             number = number_of(self.graph, given)
-            if number is not None and found.numbers.get(name, number) == number:
+            if number is not None and same_number(found.numbers.get(name, number), number):
                 yield (), found.with_number(name, number)
         elif self._is_literal(goal):
             yield (), found
@@ -226,14 +226,14 @@ class Unifier:
         return given.op in family(wanted.op) and self._fits(wanted, given) and same_move(wanted, given)
 
     def _fits(self, wanted: Node, given: Node) -> bool:
-        """Whether the shapes agree, and the graph computes at least as precisely as the pattern."""
+        """Whether the results are of the same shapes and dtypes."""
         for one, other in zip(wanted.results, given.results, strict=False):
             if not isinstance(one.type, TensorType) or not isinstance(other.type, TensorType):
                 return False
             if not same_shape(one.type, other.type, self.graph.dims):
                 self.miss = f"{_describe(given)} is {other.type}, in the pattern {one.type}"
                 return False
-            if not widens(one.type.dtype, other.type.dtype):
+            if one.type.dtype != other.type.dtype:  # the replacement would compute less precisely, or more
                 self.miss = f"{_describe(given)} is {other.type}, in the pattern {one.type}"
                 return False
         return True
@@ -253,19 +253,19 @@ class Unifier:
         if self.loose:
             return inner
         if name in CASTS:
-            return inner if widens(before.dtype, after.dtype) else None
+            return inner if widens(before.dtype, after.dtype) and _promotes(user) else None
         if name in COPIES or before.shape == after.shape:
             return inner
-        broadcasts = user is None or has(user.op, Trait.POINTWISE) or packet_name(user.op) == "aten.matmul"
-        return inner if name in BROADCASTS and broadcasts and _repeats(before, after, name) else None
+        if name not in BROADCASTS or not _repeats(before, after, name):
+            return None
+        return inner if user is None or _broadcasts(user, before, after) else None
 
     def _same_constant(self, wanted: Constant, given: Value) -> bool:
         tensor = fixed_tensor(self.graph, given)
         if tensor is None or wanted.tensor is None:
             return False
-        return (tensor.dtype, tensor.shape) == (wanted.tensor.dtype, wanted.tensor.shape) and torch.equal(
-            tensor, wanted.tensor
-        )
+        alike = (tensor.dtype, tensor.shape) == (wanted.tensor.dtype, wanted.tensor.shape)
+        return alike and torch.equal(_bits(tensor), _bits(wanted.tensor))
 
 
 def widens(before: torch.dtype, after: torch.dtype) -> bool:
@@ -273,6 +273,41 @@ def widens(before: torch.dtype, after: torch.dtype) -> bool:
     return before == after or (
         before.is_floating_point and after.is_floating_point and torch.promote_types(before, after) == after
     )
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """By its bits -0.0 is not 0.0, and NaN is NaN."""
+    return tensor.flatten().view(torch.uint8)
+
+
+def _promotes(user: Node | None) -> bool:
+    """Whether an operator does as well without a widening cast, where its result is of the same dtype.
+
+    One that computes numbers computes them in the dtype of its result. One that gives indices or booleans
+    looks at the numbers as they are, unless they are compared with one, which is rounded to their dtype.
+    """
+    if user is None or any(_dtype(v).is_floating_point for v in user.results):
+        return True
+    pointwise = has(user.op, Trait.POINTWISE)
+    return not any(_is_single(v, pointwise=pointwise) for v in user.operands)
+
+
+def _is_single(operand: Any, *, pointwise: bool) -> bool:
+    """Whether an operand is one number; whole ones are axes where the operator is not pointwise."""
+    if isinstance(operand, Value):
+        return not isinstance(operand.type, TensorType) or operand.type.rank == 0
+    return isinstance(operand, float) or (pointwise and isinstance(operand, int))
+
+
+def _dtype(value: Value) -> torch.dtype:
+    return value.type.dtype if isinstance(value.type, TensorType) else torch.float32
+
+
+def _broadcasts(user: Node, before: TensorType, after: TensorType) -> bool:
+    """Whether an operator broadcasts an operand itself: a product does so in front of its last two axes."""
+    if packet_name(user.op) == "aten.matmul":
+        return before.rank >= 2 and before.shape[-2:] == after.shape[-2:]
+    return has(user.op, Trait.POINTWISE)
 
 
 def _repeats(before: TensorType, after: TensorType, name: str) -> bool:

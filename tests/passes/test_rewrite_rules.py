@@ -117,6 +117,11 @@ def test_arguments_that_do_not_fit() -> None:
     assert "bad" not in passes.rules()
 
 
+def test_an_argument_that_cannot_be_compared() -> None:
+    with pytest.raises(UsageError, match=r"its example argument \{1\} has no hash"):
+        passes.register_rule("unhashable", lambda x, y: x.exp(), lambda x, y: x.exp(), (X, {1}))
+
+
 def test_a_name_that_is_taken() -> None:
     passes.register_rule("silu-by-hand", silu, F.silu, (X,))
     passes.register_rule("silu-by-hand", silu, lambda x: F.silu(x), (X,))  # a notebook's cell, run again
