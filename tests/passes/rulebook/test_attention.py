@@ -81,6 +81,22 @@ LAYOUTS: dict[str, tuple[Function, tuple[int, ...]]] = {
         lambda q, k, v: torch.einsum("bhqk,bkhd->bqhd", w(torch.einsum("bqhd,bkhd->bhqk", q, k) * 0.3), v),
         (B, L, H, D),
     ),
+    "einsum of one head after another": (
+        lambda q, k, v: torch.einsum("bij,bjd->bid", w(torch.einsum("bid,bjd->bij", q, k) * 0.3), v),
+        (B * H, L, D),
+    ),
+    "einsum of transposed keys": (
+        lambda q, k, v: torch.einsum(
+            "bhqk,bkhd->bhqd",
+            w(torch.einsum("bhqd,bhdk->bhqk", q, t(k)) * 0.3),
+            v.transpose(1, 2).contiguous(),
+        ),
+        (B, H, L, D),
+    ),
+    "einsum with heads behind at the end": (
+        lambda q, k, v: torch.einsum("bhqk,bhkd->bqhd", w(q @ t(k) * 0.3), v),
+        (B, H, L, D),
+    ),
     "keys permuted": (
         lambda q, k, v: w(q.transpose(1, 2) @ k.permute(0, 2, 3, 1) * 0.3) @ v.transpose(1, 2),
         (B, L, H, D),
@@ -186,9 +202,21 @@ def test_a_constant_mask_with_open_rows_needs_no_care() -> None:
     assert names(found) == [SDPA, "masked_fill"]  # NaN is put back
 
 
+def test_a_mask_given_to_baddbmm() -> None:
+    mask = operands(B * H, L, L, count=1)[0]
+    for alpha in (0.3, 1):
+        found = rewritten(
+            lambda q, k, v, alpha=alpha: torch.bmm(w(torch.baddbmm(mask, q, t(k), alpha=alpha)), v),
+            *operands(B * H, L, D),
+        )
+        assert {SDPA, "reshape"} == set(names(found))
+
+
 def test_two_masks_are_joined() -> None:
     one, other = operands(1, H, L, L, count=2)
     found = rewritten(lambda q, k, v: w(q @ t(k) * 0.3 + one + other) @ v, *operands())
+    assert names(found) == [SDPA]
+    found = rewritten(lambda q, k, v: w(q @ t(k) + one + other) @ v, *operands())
     assert names(found) == [SDPA]
 
 
