@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
-from operator import attrgetter, getitem, is_
-from typing import Any
+from collections.abc import Hashable
+from operator import attrgetter
 
 import torch
 
@@ -13,46 +11,17 @@ from capture.errors import GuardError
 from capture.ir import Constant, Graph
 from capture.ir.memory import identity
 from capture.ir.types import type_of
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a module holds a tensor: an attribute, or an item of a list, tuple or dict in one."""
-
-    path: str
-    module: torch.nn.Module
-    attribute: str
-    keys: tuple[Any, ...] = ()
-
-    @property
-    def owner(self) -> Any:
-        """The dict, list or tuple that the last key belongs to."""
-        stores = _stores(self.module)
-        found: Any = next((store for store in stores if self.attribute in store), stores[0])
-        for key in (self.attribute, *self.keys)[:-1]:
-            found = found[key]
-        return found
-
-    @property
-    def key(self) -> Any:
-        return (self.attribute, *self.keys)[-1]
-
-    @property
-    def tensor(self) -> torch.Tensor | None:
-        """The tensor that is there now, if one is."""
-        try:
-            found = self.owner[self.key]
-        except (LookupError, TypeError):
-            return None
-        return found if isinstance(found, torch.Tensor) else None
+from runtime.attributes import Places
+from runtime.inventory import Inventory, Slot
 
 
 class WeightGuards:
     """Notices when a frozen weight is updated in place or swapped, so that no call ever uses a stale one.
 
     Watched are the identity, the memory and the version of each tensor, in every place where the module holds
-    it: parameters, buffers, attributes, and lists, tuples and dicts in attributes. What leaves no trace is
-    not seen: an update through ``weight.data``, or of an inference tensor. The module itself is watched by
+    it: parameters, buffers, attributes, class attributes, and the containers, modules and objects in these
+    (see `Inventory`). What leaves no trace is not seen: an update through ``weight.data``, or of an inference
+    tensor, or of one that only a global or a closure leads to. The module itself is watched by
     `ModuleGuards`.
 
     Args:
@@ -63,18 +32,15 @@ class WeightGuards:
     def __init__(self, graph: Graph, module: torch.nn.Module | None) -> None:
         self._graph = graph
         self._places = _places(graph, module) if module is not None else {}
-        places = [place for held in self._places.values() for place in held]
-        self._owners = [place.owner for place in places]
-        self._keys = [place.key for place in places]
-        self._held = [getitem(owner, key) for owner, key in zip(self._owners, self._keys, strict=True)]
+        self._held = Places([slot for held in self._places.values() for slot in held])
         self._bound = [
             (constant, constant.tensor)
             for name, constant in graph.constants.items()
             if name not in self._places and constant.tensor is not None
         ]
         written = {target.name for target in graph.writebacks if isinstance(target, Constant)}
-        names = [name for name, held in self._places.items() for _ in held]
-        watched = [*zip(names, self._held, strict=True), *((c.name, t) for c, t in self._bound)]
+        placed = [(name, slot.value) for name, held in self._places.items() for slot in held]
+        watched = [*placed, *((constant.name, tensor) for constant, tensor in self._bound)]
         self._tensors = list({id(tensor): tensor for _, tensor in watched}.values())
         self._memory = _addresses(self._tensors)
         # An inference tensor has no version; one that the graph writes to gets a new one with each call.
@@ -85,12 +51,8 @@ class WeightGuards:
     @property
     def fresh(self) -> bool:
         """Whether every frozen weight is the tensor it was, at the version it had."""
-        try:
-            same = all(map(is_, map(getitem, self._owners, self._keys), self._held))
-        except LookupError:
-            return False
         return (
-            same
+            self._held.unchanged
             and _versions(self._still) == self._versions
             and _addresses(self._tensors) == self._memory
             and all(constant.tensor is tensor for constant, tensor in self._bound)
@@ -124,16 +86,16 @@ def _addresses(tensors: list[torch.Tensor]) -> list[int]:
     return list(map(torch.Tensor.data_ptr, tensors))
 
 
-def _one_tensor(places: list[_Place]) -> torch.Tensor:
+def _one_tensor(slots: list[Slot]) -> torch.Tensor:
     """What the places hold now, which has to be one tensor."""
-    first = places[0].tensor
-    for place in places:
-        tensor = place.tensor
+    first = _tensor(slots[0])
+    for slot in slots:
+        tensor = _tensor(slot)
         if tensor is None or first is None:
-            raise GuardError(f"the weight {place.path} was deleted", hint="compile the module again")
+            raise GuardError(f"the weight {slot.path} was deleted", hint="compile the module again")
         if identity(tensor) != identity(first):
             raise GuardError(
-                f"the weights {places[0].path} and {place.path} were one tensor when captured,"
+                f"the weights {slots[0].path} and {slot.path} were one tensor when captured,"
                 " they are two now",
                 hint="compile the module again",
             )
@@ -141,36 +103,22 @@ def _one_tensor(places: list[_Place]) -> torch.Tensor:
     return first.detach()
 
 
-def _places(graph: Graph, module: torch.nn.Module) -> dict[str, list[_Place]]:
+def _tensor(slot: Slot) -> torch.Tensor | None:
+    try:
+        found = slot.owner[slot.key]
+    except LookupError:
+        return None
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def _places(graph: Graph, module: torch.nn.Module) -> dict[str, list[Slot]]:
     """The places where the module holds each constant, its own name first: several where weights are tied."""
-    held: dict[Hashable, list[_Place]] = {}
-    for prefix, owner in module.named_modules(remove_duplicate=False):
-        for store in _stores(owner):
-            for attribute, value in store.items():
-                if attribute in ("_parameters", "_buffers", "_modules"):
-                    continue
-                path = f"{prefix}.{attribute}".removeprefix(".")
-                for keys, tensor in _tensors_in(value):
-                    full = ".".join([path, *map(str, keys)])
-                    held.setdefault(identity(tensor), []).append(_Place(full, owner, attribute, keys))
+    held: dict[Hashable, list[Slot]] = {}
+    for slot in Inventory(module).tensors:
+        held.setdefault(identity(slot.value), []).append(slot)
     found = {
-        name: sorted(held.get(identity(constant.tensor), ()), key=lambda place: place.path != name)
+        name: sorted(held.get(identity(constant.tensor), ()), key=lambda slot: slot.path != name)
         for name, constant in graph.constants.items()
         if constant.tensor is not None
     }
-    return {name: places for name, places in found.items() if places}
-
-
-def _tensors_in(value: Any) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
-    """A tensor, or those in a list, tuple or dict, each with the keys that lead to it."""
-    if isinstance(value, torch.Tensor):
-        yield (), value
-    elif type(value) in (list, tuple, dict):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            for keys, tensor in _tensors_in(item):
-                yield (key, *keys), tensor
-
-
-def _stores(module: torch.nn.Module) -> tuple[dict[str, Any], ...]:
-    """Where a module keeps tensors: parameters, buffers, plain attributes."""
-    return module._parameters, module._buffers, module.__dict__
+    return {name: slots for name, slots in found.items() if slots}

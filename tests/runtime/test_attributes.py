@@ -78,7 +78,10 @@ CHANGES: list[tuple[Callable[[Any], Any], str]] = [
     (setting("0.weights", [torch.zeros(4)] * 2), "the attribute 0.weights was a list when captured"),
     (lambda m: m[0].factors.__setitem__(1, 5.0), "0.factors.1 was 3.0 when captured, it is 5.0 now"),
     (lambda m: m[0].by_name.update(a=2.0), "0.by_name.a was 1.0 when captured, it is 2.0 now"),
-    (lambda m: m[0].weights.append(torch.zeros(4)), "a submodule or a weight was added or removed"),
+    (
+        lambda m: m[0].weights.append(torch.zeros(4)),
+        "the attribute 0.weights had 2 items when captured, it has 3 now",
+    ),
     (
         lambda m: m[0].drop.train(),
         "captured in evaluation mode, the submodule 0.drop is in training mode now",
@@ -86,7 +89,7 @@ CHANGES: list[tuple[Callable[[Any], Any], str]] = [
     (lambda m: m.train(), "captured in evaluation mode, the model is in training mode now"),
     (lambda m: delattr(m[0], "scale"), "the attribute 0.scale was deleted"),
     (setting("1", nn.Tanh()), "the submodule 1 was replaced"),
-    (lambda m: m.append(nn.Tanh()), "a submodule or a weight was added or removed"),
+    (lambda m: m.append(nn.Tanh()), "the submodule 2 was added"),
 ]
 
 
