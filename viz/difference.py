@@ -6,7 +6,7 @@
 
 The picture shows graph `a`, each node coloured by its fate, with the nodes that only `b` has put in. Nodes
 correspond by the ids of the captured ops that they stand for; graphs read from text have no ids, and are
-matched by module path and source line.
+matched by op, module path and source line, those in regions too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from capture.ir import Constant, Graph, Node, Value, op_name
+from capture.ir import Constant, Graph, Node, TensorType, Value, op_name
 from capture.ir.graph import map_operand
 from viz.modules import FRAME, Path, home_of
 from viz.picture import draw
@@ -194,18 +194,38 @@ def _with_inner(node: Node) -> list[Node]:
 
 
 def _keys(graph: Graph, by_id: bool) -> dict[Node, list[Hashable]]:
-    """What each node is known by in the other graph."""
+    """What each node is known by in the other graph, the closest first.
+
+    Without ids: its op and those of its regions, each with module and source line (or else shapes), and which
+    of those alike it is; then module and line alone, where another op may have taken its place.
+    """
     found: dict[Node, list[Hashable]] = {}
     seen: Counter[Hashable] = Counter()
     for node in graph.nodes:
-        numbers = dict.fromkeys(number for n in _with_inner(node) for number in n.origin.ids)
-        modules, places = node.origin.modules, node.origin.locations
+        nodes = _with_inner(node)
+        numbers = dict.fromkeys(number for n in nodes for number in n.origin.ids)
         if by_id and numbers:
             found[node] = list(numbers)
-        elif not by_id and (modules or places):
-            found[node] = [(module, place) for module in modules or ("",) for place in places or (("", 0),)]
-        else:
-            alike = (op_name(node.op), *(str(v.type) for v in node.results))
-            found[node] = [(*alike, seen[alike])]
-            seen[alike] += 1
+            continue
+        exact: list[Hashable] = []
+        for n in nodes:
+            spots = [] if by_id else _spots(n)
+            for alike in [(op_name(n.op), s) for s in spots or [tuple(_shape(v) for v in n.results)]]:
+                exact.append((alike, seen[alike]))
+                seen[alike] += 1
+        found[node] = [*exact, *([] if by_id else _spots(node))]
     return found
+
+
+def _spots(node: Node) -> list[Hashable]:
+    """Modules and source lines of a node, in pairs."""
+    modules, places = node.origin.modules, node.origin.locations
+    if not (modules or places):
+        return []
+    return [(module, place) for module in modules or ("",) for place in places or (("", 0),)]
+
+
+def _shape(value: Value) -> str:
+    """A type without its memory format, which layout changes."""
+    kind = value.type
+    return f"{kind.dtype}{list(kind.shape)}" if isinstance(kind, TensorType) else str(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import passes
 import viz
 from capture import Graph
-from capture.ir import CapturedOp, Origin
+from capture.ir import CapturedOp, Origin, op_name
 from passes import Fate
 from tests.handmade import parse
 from tests.viz.svgs import Picture, tooltip
@@ -155,3 +156,55 @@ def test_a_decomposed_op() -> None:
 def test_nodes_without_an_origin_are_matched_by_what_they_are() -> None:
     a, b = with_ids(AFTER), with_ids(AFTER)
     assert set(Difference(a, b).fates.values()) == {"kept"}
+
+
+CNN = """
+    graph(%x: f32[1, 4, 8, 8])
+      @w: f32[4, 4, 3, 3]
+      @scale: f32[4]
+      @mean: f32[4]
+      %0: f32[1, 4, 8, 8] = aten.conv2d(%x, @w, None, [1, 1], [1, 1])  # conv1  net.py:7
+      %1: f32[1, 4, 8, 8], %2: f32[0], %3: f32[0] = aten._native_batch_norm_legit_no_training(%0, @scale, @scale, @mean, @scale, 0.1, 1e-05)  # bn1  net.py:7
+      %4: f32[1, 4, 8, 8] = aten.relu(%1)  # -  net.py:3
+      %5: f32[1, 4, 8, 8] = aten.conv2d(%4, @w, None, [1, 1], [1, 1])  # conv2  net.py:8
+      %6: f32[1, 4, 8, 8] = aten.relu(%5)  # -  net.py:3
+      %7: f32[1, 4] = aten.mean.dim(%6, [2, 3])  # -  net.py:3
+      return %7
+"""  # noqa: E501 (one line a node)
+CNN_OPTIMIZED = """
+    graph(%x: f32[1, 4, 8, 8])
+      @w: f32[4, 4, 3, 3]
+      @bias: f32[4]
+      %0: f32[1, 4, 8, 8] channels_last = aten.clone(%x, memory_format=torch.channels_last)  # conv1  net.py:7
+      %1: f32[1, 4, 8, 8] channels_last = fusion.conv(%0, @w, @bias) {  # conv1, bn1  net.py:7
+        ^(%a: f32[1, 4, 8, 8] channels_last, %b: f32[4, 4, 3, 3], %c: f32[4])
+        %d: f32[1, 4, 8, 8] channels_last = aten.conv2d(%a, %b, %c, [1, 1], [1, 1])  # conv1, bn1  net.py:7
+        %e: f32[1, 4, 8, 8] channels_last = aten.relu(%d)  # -  net.py:3
+        return %e
+      }
+      %2: f32[1, 4, 8, 8] channels_last = fusion.conv(%1, @w, @bias) {  # conv2  net.py:8
+        ^(%a: f32[1, 4, 8, 8] channels_last, %b: f32[4, 4, 3, 3], %c: f32[4])
+        %d: f32[1, 4, 8, 8] channels_last = aten.conv2d(%a, %b, %c, [1, 1], [1, 1])  # conv2  net.py:8
+        %e: f32[1, 4, 8, 8] channels_last = aten.relu(%d)  # -  net.py:3
+        return %e
+      }
+      %3: f32[1, 4] = aten.mean.dim(%2, [2, 3])  # -  net.py:3
+      return %3
+"""
+
+
+@pytest.mark.parametrize(("comments", "batch_norm"), [(True, "folded"), (False, "removed")])
+def test_a_small_cnn_from_text(comments: bool, batch_norm: str) -> None:
+    """Ops inside regions count, and those alike in op and line are told apart by their order."""
+    texts = CNN, CNN_OPTIMIZED
+    if not comments:
+        texts = tuple("\n".join(line.partition("  #")[0] for line in text.splitlines()) for text in texts)
+    a, b = (Graph.parse(textwrap.dedent(text)) for text in texts)
+    found = Difference(a, b)
+    told = [(op_name(n.op).removeprefix("aten."), found.fates[n]) for n in found.merged.nodes]
+    assert told == [
+        ("clone", "new"), ("conv2d", "fused"), ("_native_batch_norm_legit_no_training", batch_norm),
+        ("relu", "fused"), ("conv2d", "fused"), ("relu", "fused"), ("mean.dim", "kept"),
+    ]  # fmt: skip
+    fusions = [n for n in b.nodes if n.regions]
+    assert [found.chosen[n] for n in found.merged.nodes if n.op == aten.relu.default] == fusions
