@@ -4,7 +4,8 @@ A round calls each engine in turn and then again in the reverse order (A B B A),
 machine hits all alike. The ratio's interval is a bootstrap over rounds, as calls within one are not
 independent (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; percentile method, 95 %). The
 noise floor compares each engine's first legs with its second ones: the same function against itself, so that
-any difference is noise.
+any difference is noise. Minima cross-check the medians: on a busy machine, an engine whose threads wait for
+each other waits for a core in most of its calls, while one that computes in a single thread seldom does.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ SHORTEST_SAMPLE = (
 )
 MOST_ROUNDS, FEWEST_ROUNDS = 10, 3
 LONGEST_LEG = 50  # calls; more of them tell nothing new
+BUSY = 0.15  # a noise floor above this says more of the machine than of the engines
+MOST_APART = 1.5  # a ratio of medians that differs by more from that of the minima is no verdict
 OVERTIME = 1.5  # of the time given, where a busy machine makes calls slower than they were at first
 Leg = list[float]
 
@@ -76,6 +79,18 @@ class Benchmark:
     def ratio_interval(self) -> tuple[float, float]:
         return next(reversed(self.intervals.values()), (1.0, 1.0))
 
+    def doubt(self, name: str = "") -> str:
+        """Why the ratio of an engine (the last one unless named) is no verdict; empty where it is one."""
+        if self.noise_floor > BUSY:
+            return f"machine busy: an engine against itself differed by {self.noise_floor:.0%}"
+        name = name or next(reversed(self.rows))
+        if name not in self.ratios:
+            return ""
+        medians, minima = self.ratios[name], self.rows[self.baseline].min / self.rows[name].min
+        if max(medians / minima, minima / medians) > MOST_APART:
+            return f"machine busy: the medians say {medians:.2f}x, the minima {minima:.2f}x"
+        return ""
+
 
 def benchmark(
     engines: Mapping[str, Any],
@@ -104,8 +119,13 @@ def benchmark(
         progress: called after each round with (rounds done, rounds in all).
 
     Raises:
-        UsageError: no engine, or a count below one.
+        UsageError: engines that have no names, no engine, or a count below one.
     """
+    if not isinstance(engines, Mapping):
+        raise UsageError(
+            f"benchmark takes engines by name, not a {type(engines).__name__}",
+            hint='runtime.benchmark({"eager": model, "ours": runtime.compile(model, args)}, args)',
+        )
     if not engines or warmup < 0 or any(n is not None and n < 1 for n in (iters, rounds, threads)):
         raise UsageError("benchmark needs an engine, and rounds, iterations and threads of at least one")
     calls = {name: bound_call(f, args, kwargs or {}) for name, f in engines.items()}

@@ -91,8 +91,10 @@ def measure_steps(
     parity = judge(made, f, atol=atol, rtol=rtol)
     tell("parity", parity)
     say("measuring latency")
+    # Where eager is kept, both are the same thing: a second figure would be noise.
+    engines = {"eager": eager} if f.backend == "eager" else {"eager": eager, "ours": f}
     timing = benchmark(
-        {"eager": eager, "ours": f},
+        engines,
         args,
         kwargs,
         warmup=warmup,

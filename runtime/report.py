@@ -59,7 +59,8 @@ class Report(Mapping[str, Any]):
             parts.append(f"{nodes['captured']} -> {nodes['optimized']} nodes")
         if parity:
             parts.append(f"parity {'ok' if parity['ok'] else 'FAILED'}")
-        parts.append(f"{speedup:.2f}x" if speedup else "not measured yet")
+        unknown = "too noisy for a verdict" if self.get("noisy") else "not measured yet"
+        parts.append(f"{speedup:.2f}x" if speedup else unknown)
         return f"<Report of {self.get('title') or self.get('model')}: {', '.join(parts)}>"
 
     def with_(self, **changes: Any) -> Report:
@@ -133,7 +134,7 @@ def build_report(
     Args:
         compiled: what `runtime.compile` returned.
         model: as the user named it; `title` is what it is called.
-        timing: of the engines "eager" and "ours".
+        timing: of the engines "eager" and "ours"; of "eager" alone where eager is kept.
         profiles: "eager" and "optimized", as far as there are any.
         measured_peak: bytes, from `measured_peak`.
     """
@@ -234,24 +235,31 @@ def _memory(graph: Graph, measured: int | None) -> dict[str, Any]:
 
 
 def _latency(compiled: Any, timing: Benchmark | None) -> dict[str, Any]:
+    """Latency of both sides; the speed-up is null where the machine was too busy to tell."""
     if timing is None:
         return {
             "latency_ms": None,
             "speedup": None,
             "speedup_interval": None,
+            "noisy": False,
+            "noisy_reason": None,
             "noise_floor": None,
             "breakeven_calls": None,
         }
     sides = {"eager": timing.rows[timing.baseline], "optimized": next(reversed(timing.rows.values()))}
-    saved_ms = sides["eager"].median - sides["optimized"].median
+    doubt = timing.doubt()
+    told = not doubt or len(timing.rows) == 1  # eager against itself is 1.00 by definition
+    saved_ms = 0.0 if doubt else sides["eager"].median - sides["optimized"].median
     spent_ms = 1e3 * sum(compiled.seconds.values())
     return {
         "latency_ms": {
             side: {"median": row.median, "min": row.min, "samples": list(row.samples)}
             for side, row in sides.items()
         },
-        "speedup": timing.ratio,
-        "speedup_interval": list(timing.ratio_interval),
+        "speedup": timing.ratio if told else None,
+        "speedup_interval": list(timing.ratio_interval) if told else None,
+        "noisy": bool(doubt),
+        "noisy_reason": doubt or None,
         "noise_floor": timing.noise_floor,
         "breakeven_calls": math.ceil(spent_ms / saved_ms) if saved_ms > 0 else None,
     }

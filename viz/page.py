@@ -15,7 +15,7 @@ from viz.difference import diff_svg
 from viz.labels import common_name
 from viz.picture import graph_svg
 from viz.strip import latency_svg
-from viz.style import FATES, human_bytes
+from viz.style import FATES, human_bytes, human_count
 from viz.timeline import Timeline, memory_svg, timeline_of
 
 _LARGE = 60_000  # characters from which on a drawing that is not shown at first is compressed
@@ -45,7 +45,13 @@ def report_html(report: Mapping[str, Any], graphs: Mapping[str, Graph], plan: An
         lstrip_blocks=True,
     )
     environment.filters.update(
-        bytes=human_bytes, sci=_scientific, ms=_milliseconds, places=_places, stat=_stat, common=common_name
+        bytes=human_bytes,
+        count=human_count,
+        sci=_scientific,
+        ms=_milliseconds,
+        places=_places,
+        stat=_stat,
+        common=common_name,
     )
     timeline = _timeline(report, graphs, plan)
     rows, drawings = report.get("captured_ops") or [], _drawings(graphs)
@@ -56,7 +62,7 @@ def report_html(report: Mapping[str, Any], graphs: Mapping[str, Graph], plan: An
         drawings=[{**d, "svg": Markup(d["svg"])} for d in drawings],
         graphs=[(which, _TITLES.get(which, which)) for which in dict.fromkeys(d["which"] for d in drawings)],
         memory=Markup(_inline(memory_svg(timeline))) if timeline is not None else "",
-        strip=Markup(_inline(latency_svg(report.get("latency_ms") or {}))),
+        strip=Markup(_inline(latency_svg(_latencies(report)))),
         ops=_with_code(report.get("ops") or [], graphs),
         slowest=max((row["microseconds"] for row in report.get("ops") or []), default=1.0) or 1.0,
         ledger=_with_code(rows, graphs),
@@ -132,8 +138,24 @@ def _cards(report: Mapping[str, Any]) -> list[dict[str, str]]:
     return [card for make in (_speed, _parity, _memory, _nodes) if (card := make(report))]
 
 
+def _latencies(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the strips show: one of them where eager is kept."""
+    sides = dict(report.get("latency_ms") or {})
+    if report.get("backend") == "eager":
+        sides.pop("optimized", None)
+    return sides
+
+
 def _speed(report: Mapping[str, Any]) -> dict[str, str] | None:
     latency, speedup = report.get("latency_ms"), report.get("speedup")
+    if latency and report.get("backend") == "eager":
+        eager = _milliseconds(latency["eager"]["median"])
+        detail = "; ".join(filter(None, ["run by eager itself: speed-up 1.00 ×", report.get("noisy_reason")]))
+        return {"label": "Latency", "value": eager, "detail": detail, "tone": ""}
+    if latency and report.get("noisy"):
+        sides = " → ".join(_milliseconds(latency[side]["min"]) for side in ("eager", "optimized"))
+        detail = f"{report.get('noisy_reason')}; minima {sides}"
+        return {"label": "Speed-up", "value": "too noisy to tell", "detail": detail, "tone": ""}
     if not latency or speedup is None:
         return None
     low, high = report.get("speedup_interval") or (speedup, speedup)

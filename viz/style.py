@@ -144,6 +144,14 @@ def human_bytes(size: float) -> str:
     raise AssertionError("unreachable")
 
 
+def human_count(number: float) -> str:
+    """25.6 M, 1.7 k, 12."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number:.0f}"
+
+
 def edge_width(size: float) -> float:
     """Stroke width in px of an edge that carries `size` bytes: logarithmic, 1 up to 1 kB, 6 from 64 MB."""
     return min(6.0, 1.0 + 5.0 * max(0.0, math.log2(max(size, 1) / 1024)) / 16)

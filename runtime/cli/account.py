@@ -15,23 +15,15 @@ from runtime.compare import Parity
 from runtime.compile import Compiled
 from runtime.wording import human_size, told
 from viz.labels import modules_by_name
+from viz.style import human_count
 
 __all__ = [
-    "backend_name", "count", "header", "tell_capture", "tell_latency", "tell_memory", "tell_optimize",
-    "tell_parity", "took",
+    "backend_name", "header", "tell_capture", "tell_latency", "tell_memory", "tell_optimize",
+    "tell_parity", "took", "verdict",
 ]  # fmt: skip
 
 
 WIDE, NARROW = 25, 10  # columns of the lines on capture and optimisation
-BUSY = 0.15  # a noise floor above this says more of the machine than of the model
-
-
-def count(number: float) -> str:
-    """25.6 M, 1.7 k, 12."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.1f} {unit}"
-    return f"{number:.0f}"
 
 
 def took(seconds: float) -> str:
@@ -55,7 +47,9 @@ def header(
     if len(inputs) > 4:
         shown = f"{len(inputs)} inputs: {', '.join(inputs[:3])}, ..."
     varying = "where " + ", ".join(dynamic) if dynamic else ""
-    terminal.line(Text(model, style="bold"), title, f"{count(parameters)} parameters", dtype, shown, varying)
+    terminal.line(
+        Text(model, style="bold"), title, f"{human_count(parameters)} parameters", dtype, shown, varying
+    )
     terminal.print()
 
 
@@ -159,36 +153,51 @@ def tell_parity(terminal: Terminal, parity: Parity) -> None:
 def tell_latency(terminal: Terminal, compiled: Compiled, timing: Benchmark, failure: str = "") -> None:
     """Both medians, the ratio with its interval, and after how many calls the work is paid for.
 
-    What `failure` has said of the results already is not said again of each backend.
+    Where the machine was too busy to tell, minima in place of a ratio. What `failure` has said of the results
+    already is not said again of each backend.
     """
-    eager, ours = timing.rows[timing.baseline], next(reversed(timing.rows.values()))
-    low, high = timing.ratio_interval
-    clear = low > 1 or high < 1
-    ratio = Text(f"{timing.ratio:.2f}x [{low:.2f}, {high:.2f}]", style="bold green" if low > 1 else "bold")
+    rows, doubt = dict(zip(("eager", "ours"), timing.rows.values(), strict=False)), timing.doubt()
     threads = f"{timing.threads} thread{'s' * (timing.threads != 1)}"
-    terminal.line(
-        f"eager {milliseconds(eager.median)}",
-        f"ours {milliseconds(ours.median)}",
-        ratio,
-        f"{backend_name(compiled)}, {threads}",
-        label="latency",
-    )
-    saved = (eager.median - ours.median) / 1e3
-    if compiled.backend == "eager":
-        note = "eager is kept: nothing that is right was faster"
-    elif not clear:
-        note = f"no clear difference; the noise is {timing.noise_floor:.0%}"
-    elif saved <= 0:
-        note = "slower than eager: this backend was asked for; --backend auto would keep the fastest"
-    else:
-        calls = int(sum(compiled.seconds.values()) / saved) + 1
-        note = f"pays for itself after {calls:,} call{'s' * (calls != 1)}"
-    terminal.line(Text(note, style="dim"), indent=11)
-    if timing.noise_floor > BUSY:
-        busy = f"the machine was busy: one model against itself differed by {timing.noise_floor:.0%}"
-        terminal.line(Text(busy, style="yellow"), indent=11)
+    medians = [f"{name} {milliseconds(row.median)}" for name, row in rows.items()]
+    if doubt:
+        minima = [f" (min {milliseconds(row.min)})" for row in rows.values()]
+        medians = [median + least for median, least in zip(medians, minima, strict=True)]
+    terminal.line(*medians, verdict(timing), f"{backend_name(compiled)}, {threads}", label="latency")
+    if doubt:
+        terminal.line(Text(doubt, style="yellow"), indent=11)
+    if len(rows) == 1 or not doubt:
+        terminal.line(Text(latency_note(compiled, timing), style="dim"), indent=11)
     for text in candidates(compiled, failure, verbose=terminal.verbose > 0):
         terminal.line(Text(text, style="dim"), indent=11)
+
+
+def verdict(timing: Benchmark, name: str = "") -> Text:
+    """The speed-up of an engine (the last one unless named) with its interval, if it can be told."""
+    name = name or next(reversed(timing.rows))
+    if name == timing.baseline:
+        return Text("1.00x", style="bold")
+    if timing.doubt(name):
+        return Text("too noisy for a verdict", style="yellow")
+    low, high = timing.intervals[name]
+    return Text(
+        f"{timing.ratios[name]:.2f}x [{low:.2f}, {high:.2f}]", style="bold green" if low > 1 else "bold"
+    )
+
+
+def latency_note(compiled: Compiled, timing: Benchmark) -> str:
+    """What the speed-up comes to."""
+    if len(timing.rows) == 1:
+        chosen = len(compiled.candidates) > 1
+        return "eager is kept: nothing that is right was faster" if chosen else "eager was asked for"
+    eager, ours = timing.rows[timing.baseline], next(reversed(timing.rows.values()))
+    low, high = timing.ratio_interval
+    if not (low > 1 or high < 1):
+        return f"no clear difference; the noise is {timing.noise_floor:.0%}"
+    saved = (eager.median - ours.median) / 1e3
+    if saved <= 0:
+        return "slower than eager: this backend was asked for; --backend auto would keep the fastest"
+    calls = int(sum(compiled.seconds.values()) / saved) + 1
+    return f"pays for itself after {calls:,} call{'s' * (calls != 1)}"
 
 
 def candidates(compiled: Compiled, failure: str, *, verbose: bool) -> Iterable[str]:

@@ -9,7 +9,8 @@ from typing import Any
 from rich.text import Text
 
 from capture.errors import UsageError
-from runtime.cli.account import milliseconds, took
+from runtime.benchmark import Benchmark
+from runtime.cli.account import milliseconds, took, verdict
 from runtime.cli.options import ENGINES
 from runtime.cli.steps import chosen_level, disabled, named_passes
 from runtime.cli.terminal import Terminal
@@ -52,12 +53,7 @@ def tell(terminal: Terminal, model: str, found: ProcessBenchmark, repeats: int) 
         engine = found.engines[name]
         parts: list[Any] = [f"median {milliseconds(row.median)}", f"min {milliseconds(row.min)}"]
         if name in timing.ratios:
-            low, high = timing.intervals[name]
-            parts.append(
-                Text(
-                    f"{timing.ratios[name]:.2f}x [{low:.2f}, {high:.2f}]", "bold green" if low > 1 else "bold"
-                )
-            )
+            parts.append(verdict(timing, name))
             parts.append(
                 Text("not right", "bold red")
                 if not engine["ok"]
@@ -66,6 +62,8 @@ def tell(terminal: Terminal, model: str, found: ProcessBenchmark, repeats: int) 
         terminal.line(*parts, label=name)
         if engine.get("reason") and not engine["ok"]:
             terminal.line(Text(engine["reason"], "red"), indent=11)
+        if name in timing.ratios and (doubt := timing.doubt(name)):
+            terminal.line(Text(doubt, "yellow"), indent=11)
     for name, why in found.failed.items():
         terminal.line(Text("cannot run", "yellow"), Text(why, "dim"), label=name)
     terminal.line(f"{timing.noise_floor:.1%}: an engine against itself", label="noise")
@@ -81,11 +79,22 @@ def as_json(model: str, found: ProcessBenchmark) -> dict[str, Any]:
         "engines": {
             name: {
                 "latency_ms": {"median": row.median, "min": row.min, "samples": list(row.samples)},
-                "speedup": timing.ratios.get(name),
-                "speedup_interval": list(timing.intervals[name]) if name in timing.intervals else None,
+                **speedup(timing, name),
                 **found.engines[name],
             }
             for name, row in timing.rows.items()
         },
         "failed": found.failed,
+    }
+
+
+def speedup(timing: Benchmark, name: str) -> dict[str, Any]:
+    """An engine's ratio and interval: null for the baseline, and where the machine was too busy to tell."""
+    doubt = timing.doubt(name) if name in timing.ratios else ""
+    told = name in timing.ratios and not doubt
+    return {
+        "speedup": timing.ratios[name] if told else None,
+        "speedup_interval": list(timing.intervals[name]) if told else None,
+        "noisy": bool(doubt),
+        "noisy_reason": doubt or None,
     }

@@ -103,6 +103,11 @@ def test_wrong_counts_are_usage_errors(settings: dict[str, int]) -> None:
         benchmark({}, ())
 
 
+def test_an_engine_without_a_name_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="takes engines by name, not a ReLU"):
+        benchmark(nn.ReLU(), (torch.zeros(1),))
+
+
 @pytest.mark.parametrize(
     ("took", "seconds", "rounds", "calls"),
     [
@@ -181,6 +186,24 @@ def test_a_drift_between_the_legs_is_noise() -> None:
     result = summarize({"a": legs}, threads=1)
     assert result.noise_floor == pytest.approx(1 / 11)
     assert (result.ratio, result.ratio_interval) == (1.0, (1.0, 1.0))
+
+
+def test_a_busy_machine_gives_no_verdict() -> None:
+    calm = summarize({"eager": synthetic(30.0), "ours": synthetic(20.0, seed=1)}, threads=1)
+    assert calm.doubt() == calm.doubt("ours") == calm.doubt("eager") == ""
+    drifting = [([10.0] * 5, [12.0] * 5)] * 6
+    busy = summarize({"eager": drifting, "ours": synthetic(2.0)}, threads=1)
+    assert busy.doubt() == "machine busy: an engine against itself differed by 17%"
+
+
+def test_medians_that_the_minima_deny_are_no_verdict() -> None:
+    """Threads that wait a scheduler's turn for each other in all calls but a few."""
+    waiting = [([10.0, 10.0, 10.0, 0.02], [10.0, 10.0, 10.0, 10.0])] * 8
+    single = [([0.01] * 4, [0.01] * 4)] * 8
+    found = summarize({"eager": waiting, "ours": single, "twice": waiting}, threads=2)
+    assert found.ratios["ours"] == pytest.approx(1000)
+    assert found.doubt("ours") == "machine busy: the medians say 1000.00x, the minima 2.00x"
+    assert found.doubt("twice") == found.doubt() == ""
 
 
 def test_processes_take_turns_and_an_engine_that_fails_is_named() -> None:

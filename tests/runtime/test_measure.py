@@ -53,6 +53,15 @@ def test_steps_are_told_in_order() -> None:
     assert told == ["memory", "parity", "latency"]
 
 
+def test_eager_is_measured_once_where_it_is_kept() -> None:
+    model, args = mlp.small(), mlp.example_inputs(2, "small")
+    f = runtime.compile(model, args, backend="eager")
+    report = runtime.measure(model, f, args, seconds=0.1)
+    assert report["latency_ms"]["optimized"] == report["latency_ms"]["eager"]
+    assert (report["speedup"], report["speedup_interval"]) == (1.0, [1.0, 1.0])
+    assert report["breakeven_calls"] is None
+
+
 def test_parity_is_that_of_the_inputs_given() -> None:
     """A reference that `auto` made serves the inputs it was made with, and no others."""
     model = mlp.small()

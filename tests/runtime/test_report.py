@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import runtime
 from capture.errors import CaptureError
 from models import resnet
-from runtime.benchmark import benchmark
+from runtime.benchmark import summarize
 from runtime.compare import compare
 from runtime.peak import measured_peak
 from runtime.profile import profile
@@ -28,7 +30,9 @@ def report() -> Report:
         model="models.resnet:small",
         title="ResNet",
         parity=compare(model, f, args),
-        timing=benchmark({"eager": model, "ours": f}, args, iters=1, rounds=2),
+        timing=summarize(
+            {"eager": [([30.0, 31.0], [31.0, 30.0])], "ours": [([20.0, 21.0], [21.0, 20.0])]}, threads=1
+        ),
         profiles={"eager": profile(model, args, runs=1), "optimized": profile(f, args, runs=1)},
         measured_peak=measured_peak(f, args),
         files=["report.json"],
@@ -145,3 +149,14 @@ def test_required_keys_are_what_is_written(report: Report) -> None:
         partial = {k: v for k, v in complete.items() if k != key}
         with pytest.raises(CaptureError, match="is incomplete"):
             Report.from_json(json.dumps(partial))
+
+
+def test_a_busy_machine_is_flagged_in_place_of_a_speedup() -> None:
+    f = runtime.compile(nn.ReLU(), (torch.zeros(4),), backend="aten")
+    legs = {"eager": [([9.0] * 3, [12.0] * 3)] * 4, "ours": [([1.0] * 3, [1.0] * 3)] * 4}
+    report = build_report(f, model="relu", timing=summarize(legs, threads=2))
+    assert report["noisy"] is True
+    assert report["noisy_reason"] == "machine busy: an engine against itself differed by 25%"
+    assert report["speedup"] is report["speedup_interval"] is report["breakeven_calls"] is None
+    assert report["latency_ms"]["eager"]["min"] == 9.0
+    assert "too noisy for a verdict" in repr(report)

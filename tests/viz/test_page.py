@@ -131,7 +131,7 @@ def test_nothing_is_asked_for_from_outside(page: Page) -> None:
 def test_numbers_at_the_head(page: Page, data: dict[str, Any]) -> None:
     nodes = f"{data['nodes']['captured']} → {data['nodes']['optimized']}"
     for words in (
-        "ResNet", "models.resnet:small", "0.1 M parameters", "x [1, 3, 64, 64]", "a processor", "2 threads",
+        "ResNet", "models.resnet:small", "100.0 k parameters", "x [1, 3, 64, 64]", "a processor", "2 threads",
         "torch 2.13", "1.64 ×", "95% interval 1.58 to 1.69; pays for itself after 190 calls",
         "31.2 ms → 19 ms", "error against fp64: ours 3.1e-07, eager 3.4e-07", "agrees", "measured 123 kB",
         nodes, "capture 1.90 s, optimize 0.40 s, compile 0.20 s", "Note", "model.onnx left out",
@@ -253,3 +253,17 @@ def test_jinja_missing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     with pytest.raises(CaptureError, match="needs jinja2"):
         viz.report({"model": "m"}, tmp_path / "r.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_busy_machine_shows_no_speedup(data: dict[str, Any], tmp_path: Path) -> None:
+    busy = {**data, "speedup": None, "noisy": True, "noisy_reason": "machine busy: it differed by 25%"}
+    page = Page(viz.report(busy, tmp_path / "report.html"))
+    assert "too noisy to tell" in page.text
+    assert "machine busy: it differed by 25%; minima 30 ms → 18.5 ms" in page.text
+    assert "1.64 ×" not in page.text
+
+
+def test_eager_that_is_kept_shows_once(data: dict[str, Any], tmp_path: Path) -> None:
+    page = Page(viz.report({**data, "backend": "eager"}, tmp_path / "report.html"))
+    assert "run by eager itself: speed-up 1.00 ×" in page.text
+    assert "1.64 ×" not in page.text
