@@ -22,8 +22,9 @@ from passes.rewriting.literals import frozen
 from passes.rewriting.needs import needed_ops
 from passes.rewriting.trace import traced
 
-__all__ = ["Pattern", "Rule", "register_rule", "remove_rule", "rules"]
+__all__ = ["EXTREMES", "Pattern", "Rule", "register_rule", "remove_rule", "rules"]
 
+EXTREMES = ("large", "infinite", "nan")  # kinds of numbers at which formulas part
 _KEPT = 64  # traces of one rule that are remembered, of each of its functions
 
 
@@ -54,6 +55,7 @@ class Rule:
         names: of the parameters, as the pattern's function calls them.
         example_args: tensors by whose dtype and rank the pattern is traced first, and numbers.
         anchors: operators that every match has, all of them; empty where not told.
+        excused: kinds of numbers (of EXTREMES) for which the two sides may differ, and why.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Rule:
     guard: Callable[[Any], Any] | None = None
     level: int = 2
     anchors: tuple[Any, ...] = ()
+    excused: Mapping[str, str] = field(default_factory=dict)
     _traces: dict[Any, Graph | CaptureError] = field(default_factory=dict, repr=False)
 
     @property
@@ -222,6 +225,7 @@ def register_rule(
     guard: Callable[[Any], Any] | None = None,
     level: int = 2,
     anchors: Sequence[Any] = (),
+    excused: Mapping[str, str] | None = None,
 ) -> Rule:
     """Have the `rewrite` pass put the replacement wherever the pattern occurs.
 
@@ -240,10 +244,12 @@ def register_rule(
         level: the lowest optimisation level that runs the rule.
         anchors: operators (overloads, or packets for all of their overloads) that every match has: the rule
             is not looked at in a graph that lacks one of them.
+        excused: the kinds of numbers ("large", "infinite", "nan") for which replacement and pattern may
+            differ, each with the reason: the rule is applied none the less, and not replayed on them.
 
     Raises:
-        UsageError: the arguments do not fit the functions, one of them has no hash (a set, say), or another
-            rule has this name.
+        UsageError: the arguments do not fit the functions, one of them has no hash (a set, say), another rule
+            has this name, or an excuse is for no kind of numbers.
     """
     args = tuple(example_args)
     for role, function in (("pattern", pattern), ("replacement", replacement)):
@@ -269,11 +275,16 @@ def register_rule(
         raise UsageError(
             f"the rule {name} has no tensor among its example arguments", where=place_of(pattern)
         )
+    if unknown := sorted({*(excused or {})} - {*EXTREMES}):
+        raise UsageError(
+            f"the rule {name} is excused for {', '.join(unknown)}", where=place_of(pattern),
+            hint=f"kinds of numbers: {', '.join(EXTREMES)}",
+        )  # fmt: skip
     taken = _RULES.get(name)
     if taken is not None and _identity(taken.pattern) != _identity(pattern):
         raise UsageError(f"there is a rule named {name!r} already: {taken.where}", where=place_of(pattern))
     names = _parameters(pattern, len(args))
-    rule = Rule(name, pattern, replacement, args, names, guard, level, tuple(anchors))
+    rule = Rule(name, pattern, replacement, args, names, guard, level, tuple(anchors), dict(excused or {}))
     _RULES[name] = rule
     return rule
 

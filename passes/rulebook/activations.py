@@ -29,6 +29,7 @@ from passes.rulebook.common import SCALAR, X, is_filled_with, is_floating, numbe
 
 aten = torch.ops.aten
 ONE = (X,)
+NO_NUMBER = "NaN is not greater than 0, so that the formula makes 0 of it, where ReLU keeps it"
 
 
 # -- GELU -------------------------------------------------------------------------------------------------
@@ -137,6 +138,7 @@ spelled(
     F.relu,
     ONE,
     anchors=[aten.where.ScalarOther],
+    nan=NO_NUMBER,
 )
 spelled(
     "relu",
@@ -151,6 +153,7 @@ spelled(
     lambda x, zero: F.relu(x),
     (X, X),
     anchors=[aten.where.self],
+    nan=NO_NUMBER,
     guard=is_filled_with("zero", 0.0),
 )
 spelled("relu", [lambda x: x.masked_fill(x < 0, 0.0)], F.relu, ONE, anchors=[aten.masked_fill, aten.lt])
