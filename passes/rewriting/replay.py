@@ -1,8 +1,9 @@
 """Replay a rewrite: run the matched piece and its replacement on the same operands, and compare.
 
-Operands are those recorded from the example inputs, and random ones, at several sizes where sizes vary. Each
-pair runs in its own dtype, judged against the matched piece in fp64 as `runtime.compare` judges a model, and
-in fp64, where the two must agree: rounding cannot hide a wrong formula there, nor fp64 a lost cast here.
+Operands are those recorded from the example inputs, and random ones, at several sizes where sizes vary:
+usual numbers, then some that are large, infinite or NaN. Each pair runs in its own dtype, judged against the
+matched piece in fp64 as `runtime.compare` judges a model, and in fp64, where the two must agree: rounding
+cannot hide a wrong formula there, nor fp64 a lost cast here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from capture.ir.types import type_names
 from capture.tolerances import tolerance
 from passes.queries import fixed_tensor, is_pure_node
 from passes.rewriting.match import Match
+from passes.rewriting.operands import EXTREMES, draw, has_extremes, is_safe_to_spread
 
 __all__ = ["Recording", "record", "replay"]
 
@@ -39,7 +41,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Operands for the two sides. `kind` is "recorded" or "random"."""
+    """Operands for the two sides. `kind` is "recorded", "random" or one of EXTREMES."""
 
     kind: str
     operands: list[torch.Tensor]
@@ -76,21 +78,21 @@ def replay(match: Match, made: Graph, recording: Recording | None) -> tuple[str 
     recorded: dict[Value, Any] = {}
     problems: list[str] = []
     compared = False
-    for trial in _trials(match, names, recording):
+    for choices in _trials(match, names, recording):
         kept: dict[Value, Any] = {}
-        try:
-            reference = _run(piece, trial, torch.float64)
-            before = _run(piece, trial)
-        except CaptureError as error:  # these operands do not suit the pattern: indices out of range, say
-            problems.append(f"{trial.kind}: {error.what}")
+        suited = _first_that_suits(piece, choices, problems)
+        if suited is None:
             continue
+        trial, reference, before = suited
         try:
             found, wide = _run(after, trial, keep=kept), _run(after, trial, torch.float64)
         except CaptureError as error:
             return f"the replacement fails on {trial.kind} operands: {error.what}", {}
         compared = True
         for old, new, exact, other in zip(before, found, reference, wide, strict=True):
-            reason = _differs(old, new, exact) or _differs(exact, other, exact)
+            large = trial.kind == "large"
+            reason = _differs(old, new, exact, rounds=not large)
+            reason = reason or _differs(exact, other, exact, floor=1e-6 if large else None)
             if reason:
                 return f"differs on {trial.kind} operands: {reason}", {}
         if trial.kind == "recorded":
@@ -105,15 +107,35 @@ def replay(match: Match, made: Graph, recording: Recording | None) -> tuple[str 
 # -- operands
 
 
-def _trials(match: Match, names: Sequence[str], recording: Recording | None) -> Iterator[_Trial]:
+def _first_that_suits(
+    piece: Graph, choices: Sequence[_Trial], problems: list[str]
+) -> tuple[_Trial, list[Any], list[Any]] | None:
+    """The first trial that the matched piece takes, and what it gives in fp64 and in its own dtype."""
+    for trial in choices:
+        try:
+            return trial, _run(piece, trial, torch.float64), _run(piece, trial)
+        except CaptureError as error:  # these operands do not suit the pattern: indices out of range, say
+            problems.append(f"{trial.kind}: {error.what}")
+    return None
+
+
+def _trials(match: Match, names: Sequence[str], recording: Recording | None) -> Iterator[list[_Trial]]:
+    """Trials, each with others to take in its place where the pattern refuses the operands."""
     if recording is not None:
         held = [_recorded(match, value, recording) for value in match.leaves]
         if all(isinstance(t, torch.Tensor) for t in held):
-            yield _Trial("recorded", held, {n: recording.sizes.get(n, 1) for n in names})
-    for number, sizes in enumerate(_SIZES[: 3 if names else 1]):
+            yield [_Trial("recorded", held, {n: recording.sizes.get(n, 1) for n in names})]
+    extremes = [kind for kind in EXTREMES if kind not in match.rule.excused and has_extremes(match)]
+    rows = [("random", sizes) for sizes in _SIZES[: 3 if names else 1]]
+    for number, (kind, sizes) in enumerate([*rows, *((kind, _SIZES[0]) for kind in extremes)]):
         env = {n: _within(match.graph.dims.get(n, Range(0)), sizes[i % 5]) for i, n in enumerate(names)}
-        generator = torch.Generator().manual_seed(number)
-        yield _Trial("random", [_random(match, v, env, recording, generator) for v in match.leaves], env)
+        yield [
+            _Trial(
+                kind, [_drawn(match, v, env, recording, kind, spread, generator) for v in match.leaves], env
+            )
+            for spread in ((True, False) if is_safe_to_spread(match) else (False,))
+            for generator in [torch.Generator().manual_seed(number)]
+        ]
 
 
 def _recorded(match: Match, value: Value, recording: Recording) -> Any:
@@ -132,30 +154,25 @@ def _within(bounds: Range, size: int) -> int:
     return size if bounds.upper is None else min(bounds.upper, size)
 
 
-def _random(
+def _drawn(
     match: Match,
     value: Value,
     env: Mapping[str, int],
     recording: Recording | None,
+    kind: str,
+    spread: bool,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """A constant as it is; normal numbers; integers like those recorded; booleans, a true in each row."""
+    """A constant as it is; else random numbers, integers like those recorded."""
     fixed = fixed_tensor(match.graph, value)
     if fixed is None:
         fixed = _from_constants(match.graph, value, env)  # a guard may know what it is
     if fixed is not None:
         return fixed
-    type_ = value.tensor_type
-    shape = type_.concrete(env)
-    if type_.dtype is torch.bool:
-        made = torch.rand(shape, generator=generator) < 0.5
-        return made.index_fill(-1, torch.tensor([0]), True) if made.numel() and made.dim() else made
-    if type_.dtype.is_floating_point or type_.dtype.is_complex:
-        return torch.randn(shape, generator=generator).to(type_.dtype).to(type_.device)
     seen = None if recording is None else recording.values.get(value)
-    known = isinstance(seen, torch.Tensor) and seen.numel()
-    low, high = (int(seen.min()), int(seen.max())) if known else (0, 1)
-    return torch.randint(low, high + 1, shape, generator=generator).to(type_.dtype).to(type_.device)
+    known = isinstance(seen, torch.Tensor) and seen.numel() and not seen.is_complex()
+    between = (int(seen.min()), int(seen.max())) if known and not seen.is_floating_point() else None
+    return draw(value.tensor_type, env, kind, generator, between=between, spread=spread)
 
 
 # -- the two sides
@@ -243,24 +260,39 @@ def _run(
 # -- the verdict
 
 
-def _differs(old: torch.Tensor, new: torch.Tensor, exact: torch.Tensor) -> str:
-    """How the replacement's result differs from the matched piece's, given the latter in fp64; else ""."""
+def _differs(
+    old: torch.Tensor,
+    new: torch.Tensor,
+    exact: torch.Tensor,
+    *,
+    rounds: bool = True,
+    floor: float | None = None,
+) -> str:
+    """How the replacement's result differs from the matched piece's, given the latter in fp64; else "".
+
+    Where the piece overflows on the way, which it does not in fp64, the replacement need not.
+
+    Args:
+        rounds: compare the errors of rounding, too.
+        floor: the error that is allowed in any case, relative to the largest number; the dtype's if None.
+    """
     if (old.dtype, old.shape) != (new.dtype, new.shape):
         return f"{new.dtype}{list(new.shape)} for {old.dtype}{list(old.shape)}"
     if not (old.is_floating_point() or old.is_complex()):
         wrong = int((old != new).sum())
         return f"{wrong} of {old.numel()} elements" if wrong else ""
-    if not torch.equal(old.isnan(), new.isnan()):
+    judged = ~(exact.isfinite() & ~old.isfinite() & new.isfinite())
+    if not torch.equal(old.isnan() & judged, new.isnan() & judged):
         return "NaN in other places"
-    infinite = old.isinf() | new.isinf()
+    infinite = (old.isinf() | new.isinf()) & judged
     if not torch.equal(old[infinite], new[infinite]):
         return "infinite in other places"
     wide = torch.complex128 if old.is_complex() else torch.float64
     kept = old.isfinite() & exact.isfinite()
-    if not kept.any():
+    if not rounds or not kept.any():
         return ""
     target = exact.to(wide)[kept]
     scale = float(target.abs().max()) or 1.0
     theirs, ours = (float((t.to(wide)[kept] - target).abs().max()) / scale for t in (old, new))
-    limit = max(2 * theirs, tolerance(old.dtype).floor)
+    limit = max(2 * theirs, tolerance(old.dtype).floor if floor is None else floor)
     return "" if ours <= limit else f"error {ours:.1e} against fp64, {limit:.1e} allowed"

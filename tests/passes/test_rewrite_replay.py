@@ -22,9 +22,11 @@ def run() -> Iterator[Run]:
     """Registers a rule and runs it alone, checked: ``run(graph, pattern, replacement, *example_args)``."""
     made: list[str] = []
 
-    def run(graph: Graph, pattern: Any, replacement: Any, *example: Any, inputs: Any = None) -> Graph:
+    def run(
+        graph: Graph, pattern: Any, replacement: Any, *example: Any, inputs: Any = None, **more: Any
+    ) -> Graph:
         name = f"checked{len(made)}"
-        passes.register_rule(name, pattern, replacement, example or (X,))
+        passes.register_rule(name, pattern, replacement, example or (X,), **more)
         made.append(name)
         steps = [f"rewrite{{rules={name}}}"]
         return passes.optimize(graph, passes=steps, verify=True, check_rewrites=True, args=inputs)
@@ -101,8 +103,60 @@ def test_nan_in_other_places_is_a_difference(run: Run) -> None:
     x = torch.tensor([1.0, float("inf")])
     graph = graph_of(lambda x: torch.exp(x * 0), x)
     rule = (lambda x: torch.exp(x * 0), lambda x: torch.ones_like(x))
-    assert "NaN in other places" in notes(run(graph, *rule, inputs=(x,)))
-    assert run(graph, *rule, inputs=(x[:1].expand(2),)).history[-1].changed
+    assert "differs on recorded operands: NaN in other places" in notes(run(graph, *rule, inputs=(x,)))
+    finite = x[:1].expand(2)
+    assert "differs on infinite operands: NaN in other places" in notes(run(graph, *rule, inputs=(finite,)))
+    excused = dict.fromkeys(("infinite", "nan"), "x is finite")
+    assert run(graph, *rule, inputs=(finite,), excused=excused).history[-1].changed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "kind"),
+    [
+        (lambda x: x.clamp(max=50).exp(), torch.exp, "large"),
+        (lambda x: x.clamp(-20, 20).sin(), torch.sin, "large"),
+        (lambda x: torch.where(x > 0, x, 0.0), F.relu, "nan"),
+        (lambda x: (x * 0).exp(), torch.ones_like, "infinite"),
+    ],
+)
+def test_numbers_that_are_seldom_drawn_are_tried(run: Run, pattern: Any, replacement: Any, kind: str) -> None:
+    after = run(graph_of(pattern, X), pattern, replacement)
+    assert not after.history[-1].changed
+    assert f"differs on {kind} operands" in notes(after)
+
+
+def test_what_overflows_on_the_way_need_not_in_the_replacement(run: Run) -> None:
+    """In fp64 exp(300) is finite, and the two agree."""
+    graph = graph_of(lambda x: torch.log(1 + torch.exp(x)), X)
+    rule = (lambda x: torch.log(1 + torch.exp(x)), lambda x: torch.logaddexp(x, torch.zeros_like(x)))
+    assert run(graph, *rule).history[-1].changed
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.uint8])
+def test_integers_that_nothing_is_known_of_are_spread(run: Run, dtype: torch.dtype) -> None:
+    """For 0 and 1 the square is x itself."""
+    x = torch.ones(2, 3, dtype=dtype)
+    graph = graph_of(lambda x: (x + 7).square(), x)
+    rule = (lambda x: (x + 7).square(), lambda x: 15 * x + 49, x)
+    assert "differs on random operands" in notes(run(graph, *rule))
+    right = (lambda x: (x + 7).square(), lambda x: x * x + 14 * x + 49, x)
+    assert run(graph, *right).history[-1].changed
+
+
+def test_indices_are_in_range_where_others_are_refused(run: Run) -> None:
+    x, table = torch.tensor([1, 0, 1]), torch.randn(5, 4)
+    graph = graph_of(lambda x, t: F.embedding(x, t).neg(), x, table)
+    rule = (lambda x, t: F.embedding(x, t).neg(), lambda x, t: F.embedding(x, -t), x, table)
+    after = run(graph, *rule)
+    assert after.history[-1].changed
+    assert not after.history[-1].notes
+
+
+def test_what_casts_to_integers_is_not_tried_on_nan(run: Run) -> None:
+    """NaN and what is out of range become any integer."""
+    graph = graph_of(lambda x: x.relu().to(torch.int8), X)
+    rule = (lambda x: x.relu().to(torch.int8), lambda x: x.to(torch.int8).relu())
+    assert run(graph, *rule).history[-1].changed
 
 
 def test_a_varying_size_is_tried_at_several(run: Run) -> None:

@@ -122,6 +122,11 @@ def test_an_argument_that_cannot_be_compared() -> None:
         passes.register_rule("unhashable", lambda x, y: x.exp(), lambda x, y: x.exp(), (X, {1}))
 
 
+def test_an_excuse_for_no_kind_of_numbers() -> None:
+    with pytest.raises(UsageError, match="is excused for small"):
+        passes.register_rule("small", silu, F.silu, (X,), excused={"small": "why"})
+
+
 def test_a_name_that_is_taken() -> None:
     passes.register_rule("silu-by-hand", silu, F.silu, (X,))
     passes.register_rule("silu-by-hand", silu, lambda x: F.silu(x), (X,))  # a notebook's cell, run again
