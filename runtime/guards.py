@@ -10,7 +10,7 @@ import torch
 from capture.errors import GuardError
 from capture.ir import Graph, LiteralType, Range, ScalarType, TensorType, Value, dims
 from capture.ir.interpreter import solve_dim
-from capture.ir.memory import check_separate
+from capture.ir.memory import check_layouts, check_separate
 from capture.ir.types import DTYPE_NAMES
 
 
@@ -35,7 +35,8 @@ class InputGuards:
 
         Raises:
             GuardError: names the first input that does not fit, what was captured and what was given; or an
-                input that shares memory with what the graph writes to.
+                input that shares memory with what the graph writes to, or that it writes to and that lies in
+                memory in another way.
         """
         if self._static and len(flat) == len(self._fast):
             for given, wanted in zip(flat, self._fast, strict=True):
@@ -44,15 +45,16 @@ class InputGuards:
                 if (given.shape, given.dtype, given.device, given.layout) != wanted:
                     break
             else:
-                self._check_overlap(flat)
+                self._check_written(flat)
                 return
         self._explain(flat)
-        self._check_overlap(flat)
+        self._check_written(flat)
 
-    def _check_overlap(self, flat: Sequence[Any]) -> None:
-        """Exactly, but only where two storages are one, or where an input lies in a constant's."""
+    def _check_written(self, flat: Sequence[Any]) -> None:
+        """Layouts; and overlaps, exactly, but only where two storages are one, or an input's a constant's."""
         if not self._graph.writebacks:
             return
+        check_layouts(self._graph, flat)
         inputs = [_storage(given) for given in flat if isinstance(given, torch.Tensor)]
         if len(set(inputs)) < len(inputs) or not self._constants.isdisjoint(inputs):
             check_separate(self._graph, flat)

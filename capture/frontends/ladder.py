@@ -20,9 +20,10 @@ from capture.frontends.dispatch import capture_with_dispatch
 from capture.frontends.export import capture_exported, capture_with_export
 from capture.frontends.failures import Failure, UnsoundError, combined_error, user_frame
 from capture.frontends.fx import capture_graph_module, capture_with_fx
+from capture.frontends.global_state import GlobalStateError, unchanged_globals
 from capture.frontends.quiet import noting_assignments, silence
 from capture.frontends.sharing import apart, blame, check_writes
-from capture.frontends.soundness import agrees, equal, is_real, run_aside
+from capture.frontends.soundness import agrees, check_layouts, equal, is_real, run_aside
 from capture.frontends.state import ModelState, StateGuard
 from capture.ir import Graph
 from capture.logs import logger
@@ -61,11 +62,15 @@ def capture(
 
     Returns:
         The graph; its `frontend` names the step taken, its `attempts` why earlier ones failed. Constants
-        share memory with the model's parameters and buffers.
+        share memory with the model's parameters and buffers. A graph returns values: where the model returns
+        a view of an input or of a buffer, the graph may return a copy, which later writes do not change.
+        Where the model writes to an input, the graph is for inputs with the example's memory layout, or
+        contiguous ones.
 
     Raises:
         UsageError: the call itself is wrong.
         ModelError: the model raises on these arguments.
+        GlobalStateError: the model sets the seed, the default dtype or another setting of the process.
         CaptureError: no front end can take the model; the message names the user's line.
     """
     if frontend not in FRONTENDS:
@@ -78,7 +83,7 @@ def capture(
     for name, step in _steps(module, frontend):
         try:
             graph = _attempt(name, step, module, given, named, dynamic_shapes)
-        except UsageError:
+        except (UsageError, GlobalStateError):
             raise
         except Exception as error:
             failures.append(Failure(name, error, user_frame(error)))
@@ -132,12 +137,13 @@ def _attempt(
     """One front end; refuses what it has taken where the graph would not do what the model does."""
     guard = StateGuard(model)
     try:
-        with guard, silence(), noting_assignments() as assigned:
+        with unchanged_globals(), guard, silence(), noting_assignments() as assigned:
             graph = step(model, args, kwargs, shapes)
     except (AssertionError, RuntimeError) as error:
         blame(error, model)
         raise
     check_writes(graph, pytree.tree_leaves((args, kwargs)))
+    check_layouts(graph, model, args, kwargs)
     changed = [*guard.changed, *assigned]
     unsure = name in _UNSURE or ModelState(model).shares_memory
     numbers = assigned_numbers(model)

@@ -10,10 +10,11 @@ from torch import nn
 from torch._C import _DisableAutocast
 from torch.utils import _pytree as pytree
 
+from capture.frontends.failures import UnsoundError
 from capture.frontends.state import ModelState, StateGuard
 from capture.ir import Constant, Graph, Trait, has
 
-__all__ = ["agrees", "equal", "is_real", "run_aside"]
+__all__ = ["agrees", "check_layouts", "equal", "is_real", "run_aside"]
 
 
 def run_aside(
@@ -88,8 +89,65 @@ def agrees(
     return equal(expected, found)
 
 
+def check_layouts(graph: Graph, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Make sure that the model writes the same to inputs that lie otherwise in memory than the example's.
+
+    ``x.contiguous().add_(1)`` writes to a contiguous x, and to a copy of any other. Asked where an example
+    input is not contiguous: that the model writes to a copy leaves no trace in its graph.
+
+    Raises:
+        UnsoundError: it writes something else to contiguous inputs.
+    """
+    given = (args, dict(kwargs))
+    if not is_real(args, kwargs) or all(map(_is_contiguous, pytree.tree_leaves(given))):
+        return
+    straight = pytree.tree_map(_contiguous, given)
+    after = _left_in(model, straight)
+    if any(not isinstance(target, Constant) for target in graph.writebacks):
+        alike = [_left_in(model, given), _left_in(model, pytree.tree_map(_turned, given))]
+    else:
+        alike = [straight]
+    if not all(equal(after, other) for other in alike):
+        raise UnsoundError(
+            "what the model writes to its inputs depends on how they lie in memory",
+            why="A write to x.contiguous(), reshape() or flatten() changes x only where these make no copy.",
+            hint="capture on contiguous inputs, or do not write in place",
+        )
+
+
+def _is_contiguous(value: Any) -> bool:
+    plain = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return not plain or value.is_contiguous()
+
+
+def _left_in(model: nn.Module, given: Any) -> Any:
+    """What the arguments hold after a call on copies of them."""
+    return run_aside(model, *given)[0][1:3]
+
+
+def _contiguous(value: Any) -> Any:
+    return value if _is_contiguous(value) else value.detach().contiguous()
+
+
+def _turned(value: Any) -> Any:
+    """The same values with the axes the other way round in memory, and space between the elements."""
+    if _is_contiguous(value):
+        return value
+    reverse = tuple(reversed(range(value.dim())))
+    apart = value.detach().permute(reverse).contiguous()
+    return torch.stack((apart, apart), -1)[..., 0].permute(reverse)
+
+
 def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+    """A copy that lies in memory as the value does, but for overlaps."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    copy = value.detach().clone()
+    if copy.layout is not torch.strided or copy.stride() == value.stride() or 0 in value.stride():
+        return copy
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).copy_(
+        copy
+    )
 
 
 def equal(a: Any, b: Any, *, exact: bool = False) -> bool:

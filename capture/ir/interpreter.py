@@ -18,7 +18,7 @@ from capture.ir import dims
 from capture.ir import graph as ir
 from capture.ir.arguments import flatten_inputs
 from capture.ir.binding import bind_dims, bind_inputs, solve_dim
-from capture.ir.memory import check_separate
+from capture.ir.memory import check_layouts, check_separate
 from capture.ir.ops import Fusion, is_predicate, op_name
 
 Observer = Callable[[ir.Node, Sequence[Any], Sequence[Any]], None]
@@ -31,10 +31,12 @@ def run(graph: ir.Graph, args: Sequence[Any], kwargs: Any, *, dtype: torch.dtype
         dtype: where given, every floating tensor is computed in it (fp64 for a reference).
 
     Raises:
-        GuardError: the arguments do not fit the graph's inputs, or share memory with what it writes to.
+        GuardError: the arguments do not fit the graph's inputs, share memory with what it writes to, or are
+            written to and lie in memory in another way than those captured.
     """
     flat = flatten_inputs(graph, args, kwargs)
     check_separate(graph, flat)
+    check_layouts(graph, flat)
     results, written = run_flat(graph, flat, dtype=dtype)
     results = write_back(graph, flat, results, written)
     if graph.out_spec is None:

@@ -9,8 +9,9 @@ import torch
 
 from capture.errors import GuardError
 from capture.ir import graph as ir
+from capture.ir.types import memory_format_of
 
-__all__ = ["check_separate", "identity", "overlap", "overlapping"]
+__all__ = ["check_layouts", "check_separate", "identity", "overlap", "overlapping"]
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -67,6 +68,26 @@ def check_separate(graph: ir.Graph, flat: Sequence[Any]) -> None:
                 f"{what.format(*pair)} share memory",
                 why=f"the model writes to {target}; captured on separate tensors",
                 hint="pass a clone",
+            )
+
+
+def check_layouts(graph: ir.Graph, flat: Sequence[Any]) -> None:
+    """Make sure that the inputs that the graph writes to lie in memory as captured, or are contiguous.
+
+    In a model, a write through ``x.contiguous()`` or ``x.reshape(-1)`` reaches x in some layouts only.
+
+    Raises:
+        GuardError: names the input.
+    """
+    for value, given in zip(graph.inputs, flat, strict=False):
+        if value not in graph.writebacks or not isinstance(given, torch.Tensor) or given.is_contiguous():
+            continue
+        wanted, found = value.tensor_type.memory_format, memory_format_of(given)
+        if found != wanted:
+            raise GuardError(
+                f"the input {value.name} has a {found} memory layout, captured {wanted}",
+                why="the model writes to it, which may depend on the layout",
+                hint=f"{value.name}.contiguous(), or capture on such an input",
             )
 
 
