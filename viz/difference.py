@@ -21,7 +21,7 @@ from capture.ir.graph import map_operand
 from viz.modules import FRAME, Path, home_of
 from viz.picture import draw
 from viz.scene import Overlay, build
-from viz.style import FATES
+from viz.style import FATES, counted
 
 
 def diff_svg(a: Graph, b: Graph, *, folded: bool = True) -> str:
@@ -29,14 +29,12 @@ def diff_svg(a: Graph, b: Graph, *, folded: bool = True) -> str:
     found = Difference(a, b)
     count = Counter(found.fates.values())
     told = " · ".join(f"{count[fate]} {fate}" for fate in FATES if count[fate])
-    facts = f"{_nodes(a)} → {_nodes(b)}" + (f" · {told}" if told else "")
+    facts = f"{counted(len(a.nodes), 'node')} → {counted(len(b.nodes), 'node')}" + (
+        f" · {told}" if told else ""
+    )
     overlay = Overlay(found.fates, found.notes, found.homes())
     name = a.name if a.name == b.name else f"{a.name} → {b.name}"
     return draw(build(found.merged, folded=folded, overlay=overlay), f"{name}: what changed", facts, FATES)
-
-
-def _nodes(graph: Graph) -> str:
-    return f"{len(graph.nodes)} node{'s' * (len(graph.nodes) != 1)}"
 
 
 @dataclass

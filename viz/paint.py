@@ -9,7 +9,7 @@ from viz.columns import Arrangement
 from viz.elements import Point, Rect, path, rect, text, xml, xy
 from viz.layout import Placed
 from viz.scene import Box, Group, Link
-from viz.space import Space
+from viz.space import EDGE, Space, samples
 from viz.style import edge_width, text_width
 
 _HEADING = 11.0
@@ -27,6 +27,8 @@ def paint(arranged: Arrangement) -> Iterator[str]:
         space.take_curve(points[:-1], edge_width(link.bytes))
     for box in boxes:
         space.take(_outline(box, placed.boxes[box.key]))
+    for frame in placed.groups.values():
+        space.take_frame(frame)
     yield from _frames(scene.root.items, placed, 0)
     for link, points in sorted(links, key=lambda pair: pair[0].main):
         yield _link(link, points)
@@ -69,7 +71,7 @@ def _headings(items: Iterable[Group | Box], placed: Placed, space: Space) -> Ite
             yield from _badge(item.badge, right - 8, top + 14)
             right -= _badge_width(item.badge) + 6
         label, spots = _heading_spots(item.label, (left, top, right, top), space, may_shorten=not item.look)
-        x, y, *_ = space.best(spots)
+        (x, y, *_), _ = space.best(spots)
         yield text(x, y + 12, label, "gl m halo")
         yield from _headings(item.items, placed, space)
 
@@ -172,15 +174,23 @@ def _towards(start: Point, end: Point, distance: float) -> Point:
 
 
 def _shapes(links: list[tuple[Link, list[Point]]], space: Space) -> Iterator[str]:
-    """The shape of each value that flows, once, beside the start of its main link."""
+    """The shape of each value that flows, once, beside its main link; the tooltip alone where no room is."""
     shown: set[tuple[str, int]] = set()
     for link, points in sorted(links, key=lambda pair: not pair[0].main):
         if (link.source, link.port) in shown:
             continue
         shown.add((link.source, link.port))
-        (x, y), width = points[0], text_width(link.label, _SHAPE)
-        gap = 4 + edge_width(link.bytes) / 2
-        spots = [(x + gap, y + 3), (x - gap - width, y + 3)]
-        spots += [(x + side, y + down) for down in (12, 20) for side in (gap, -gap - width)]
-        left, top, *_ = space.best([(a, b, a + width, b + 11) for a, b in spots])
-        yield text(left, top + 9, link.label, "xs m halo")
+        (left, top, *_), clashes = space.best(_shape_spots(link, points))
+        if clashes < EDGE:
+            yield text(left, top + 9, link.label, "xs m halo")
+
+
+def _shape_spots(link: Link, points: list[Point]) -> Iterator[Rect]:
+    """Where a shape may stand: below the source, else further along the line, on its right or left."""
+    width, gap = text_width(link.label, _SHAPE), 4 + edge_width(link.bytes) / 2
+    x, y = points[0]
+    corners = [(x, y + down) for down in (3, 12, 20)]
+    corners += [(a, b - 5) for a, b in samples(points[:-1])]
+    for a, top in corners:
+        for left in (a + gap, a - gap - width):
+            yield left, top, left + width, top + 11

@@ -9,7 +9,7 @@ from viz.columns import arrange
 from viz.elements import document, moved, rect, text
 from viz.paint import paint
 from viz.scene import Scene, build
-from viz.style import KINDS, Colour, stylesheet, text_width
+from viz.style import KINDS, Colour, counted, stylesheet, text_width
 
 MARGIN = 18.0
 _HEAD = 84.0  # room for title, facts and legend
@@ -18,8 +18,7 @@ _BEND = 18.0  # more of it where lines bend over the columns' heads
 
 def graph_svg(graph: Graph, *, folded: bool = True, title: str | None = None) -> str:
     """A graph as SVG text."""
-    count = len(graph.nodes)
-    facts = f"{count} node{'s' * (count != 1)}" + (f" · {graph.frontend}" if graph.frontend else "")
+    facts = counted(len(graph.nodes), "node") + (f" · {graph.frontend}" if graph.frontend else "")
     return draw(build(graph, folded=folded), graph.name if title is None else title, facts, KINDS)
 
 

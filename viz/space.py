@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from viz.elements import Point, Rect
 
 _CELL = 48.0
+# How bad it is to cover a point of a link, the edge of a frame, a box or text.
+LINE, EDGE, SOLID = 1, 10, 50
 
 
 class Space:
     """Rectangles that are taken, in a grid of cells."""
 
     def __init__(self) -> None:
-        self._cells: dict[tuple[int, int], list[Rect]] = defaultdict(list)
+        self._cells: dict[tuple[int, int], list[tuple[Rect, int]]] = defaultdict(list)
 
-    def take(self, rect: Rect) -> None:
+    def take(self, rect: Rect, weight: int = SOLID) -> None:
         for cell in _cells(rect):
-            self._cells[cell].append(rect)
+            self._cells[cell].append((rect, weight))
+
+    def take_frame(self, frame: Rect) -> None:
+        """Take the room along the edges of a frame."""
+        left, top, right, bottom = frame
+        for x in (left, right):
+            self.take((x - 1, top, x + 1, bottom), EDGE)
+        for y in (top, bottom):
+            self.take((left, y - 1, right, y + 1), EDGE)
 
     def take_curve(self, path: list[Point], width: float) -> None:
         """Take the room along a Bézier path."""
         half = width / 2 + 1
         for x, y in samples(path):
-            self.take((x - half, y - half, x + half, y + half))
+            self.take((x - half, y - half, x + half, y + half), LINE)
 
     def clashes(self, rect: Rect) -> int:
-        """How many things taken overlap the rectangle."""
+        """The weights of the things taken that overlap the rectangle."""
         found = {
-            other for cell in _cells(rect) for other in self._cells.get(cell, ()) if _overlap(rect, other)
+            taken for cell in _cells(rect) for taken in self._cells.get(cell, ()) if _overlap(rect, taken[0])
         }
-        return len(found)
+        return sum(weight for _, weight in found)
 
-    def best(self, candidates: list[Rect]) -> Rect:
-        """The candidate with the fewest clashes, the first of equals; it is taken."""
-        chosen = min(candidates, key=self.clashes)
+    def best(self, candidates: Iterable[Rect]) -> tuple[Rect, int]:
+        """The candidate that clashes least, the first of equals, and how much it does; it is taken."""
+        chosen, least = None, 0
+        for candidate in candidates:
+            clashes = self.clashes(candidate)
+            if chosen is None or clashes < least:
+                chosen, least = candidate, clashes
+            if not clashes:
+                break
+        assert chosen is not None
         self.take(chosen)
-        return chosen
+        return chosen, least
 
 
 def samples(path: list[Point], step: float = 6.0) -> Iterator[Point]:

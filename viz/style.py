@@ -152,6 +152,11 @@ def human_count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def edge_width(size: float) -> float:
     """Stroke width in px of an edge that carries `size` bytes: logarithmic, 1 up to 1 kB, 6 from 64 MB."""
     return min(6.0, 1.0 + 5.0 * max(0.0, math.log2(max(size, 1) / 1024)) / 16)

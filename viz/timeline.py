@@ -11,7 +11,7 @@ from capture.errors import CaptureError
 from capture.ir import Graph
 from viz.elements import Rect, document, number, path, rect, text
 from viz.labels import common_name, kind_of_name, modules_by_name
-from viz.style import KINDS, human_bytes, shorten, stylesheet, text_width
+from viz.style import KINDS, counted, human_bytes, shorten, stylesheet, text_width
 
 PLOT_HEIGHT = 380.0
 LEFT, RIGHT, TOP, BOTTOM = 78.0, 24.0, 140.0, 34.0  # around the plot, for axes and headings
@@ -171,7 +171,10 @@ class _Painter:
     def _heading(self) -> tuple[list[str], float]:
         """Title, facts and legend, and the width that they take."""
         t = self.t
-        facts = [f"{len(t.bars)} buffers over {len(t.steps)} steps", f"planned {human_bytes(t.arena)}"]
+        facts = [
+            f"{counted(len(t.bars), 'buffer')} over {counted(len(t.steps), 'step')}",
+            f"planned {human_bytes(t.arena)}",
+        ]
         if t.lower_bound:
             facts[-1] += f" = {t.arena / t.lower_bound:.2f} × the lower bound"
         facts.append(f"naive {human_bytes(t.naive)}")

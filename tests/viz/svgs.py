@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from capture.ir import Graph
 from capture.ir.text import names
+from viz.style import text_width
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -78,3 +79,24 @@ def node_names(graph: Graph) -> set[str]:
 def font_sizes(svg: str) -> list[float]:
     """Every font size that the stylesheet sets, in px."""
     return [float(size) for size in re.findall(r"font(?:-size)?:[^;}]*?([\d.]+)px", svg)]
+
+
+def shape_areas(picture: Picture) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Where the shapes beside links stand (left, top, right, bottom), where boxes and where frames do."""
+
+    def area(rect: ElementTree.Element) -> tuple[float, float, float, float]:
+        x, y, width, height = (float(rect.get(key) or 0) for key in ("x", "y", "width", "height"))
+        return x, y, x + width, y + height
+
+    shapes = [t for t in picture.root.iter(f"{NAMESPACE}text") if t.get("class") == "xs m halo"]
+    places = [(float(t.get("x") or 0), float(t.get("y") or 0), text_width(t.text or "", 10)) for t in shapes]
+    rects = list(picture.root.iter(f"{NAMESPACE}rect"))
+    return {
+        "shapes": [(x, y - 9, x + width, y + 2) for x, y, width in places],
+        "boxes": [area(rect) for box in picture.boxes for rect in box.iter(f"{NAMESPACE}rect")],
+        "frames": [area(rect) for rect in rects if rect.get("class") in ("g0", "g1", "frame")],
+    }
+
+
+def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

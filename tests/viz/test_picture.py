@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,13 +14,13 @@ import torch
 from hypothesis import given, settings
 
 import viz
-from capture import CaptureError, Graph
+from capture import CaptureError, Graph, capture
 from capture._floors import ROOT
 from capture.ir import CapturedOp, Origin, TensorType
 from passes import optimize
 from tests.handmade import parse
 from tests.random_graphs import Case, cases
-from tests.viz.svgs import Picture, font_sizes, node_names, texts_of, tooltip
+from tests.viz.svgs import Picture, font_sizes, node_names, overlap, shape_areas, texts_of, tooltip
 
 aten = torch.ops.aten
 
@@ -297,3 +298,35 @@ def test_a_heading_that_lines_would_cross_loses_its_first_parts() -> None:
     (heading,) = Picture(viz.svg(parse(text))).headings
     assert heading.startswith("…")
     assert path.endswith(heading.removeprefix("…"))
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 8)
+        self.lstm = torch.nn.LSTM(8, 16, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out, (hidden, cell) = self.lstm(self.embed(x))
+        return out[:, -1], hidden.relu(), cell.tanh(), hidden + cell
+
+
+@pytest.mark.parametrize("which", ["recurrent", "resnet", "changes"])
+def test_shapes_are_clear_of_each_other_of_boxes_and_of_frames(
+    which: str, small_resnet: tuple[Graph, Graph]
+) -> None:
+    if which == "recurrent":
+        svg = viz.svg(capture(Recurrent().eval(), (torch.zeros(1, 7, dtype=torch.int64),)))
+    else:
+        svg = (
+            viz.svg(small_resnet[0], fold=False) if which == "resnet" else viz.diff(*small_resnet, fold=False)
+        )
+    areas = shape_areas(Picture(svg))
+    shapes = areas["shapes"]
+    assert len(shapes) >= 5
+    assert not [(a, b) for a, b in itertools.combinations(shapes, 2) if overlap(a, b)]
+    assert not [(shape, box) for shape in shapes for box in areas["boxes"] if overlap(shape, box)]
+    for left, top, right, bottom in areas["frames"]:
+        edges = [(left, top, left, bottom), (right, top, right, bottom)]
+        edges += [(left, top, right, top), (left, bottom, right, bottom)]
+        assert not [(shape, edge) for shape in shapes for edge in edges if overlap(shape, edge)]

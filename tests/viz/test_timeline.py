@@ -156,3 +156,11 @@ def test_written_and_equal_each_time(tmp_path: Path, plan: Any) -> None:
 )
 def test_ticks_are_round(top: int, ticks: list[int]) -> None:
     assert nice_ticks(top) == ticks
+
+
+def test_one_is_not_told_as_several() -> None:
+    graph = parse(
+        "graph(%x: f32[2])\n  %0: f32[2] = aten.exp(%x)\n  %1: f32[2] = aten.relu(%0)\n  return %1\n"
+    )
+    planned = passes.optimize(graph, passes=["memory"])
+    assert any(text.startswith("1 buffer over 2 steps") for text in Picture(viz.memory(planned)).texts)
