@@ -9,7 +9,7 @@ import onnx_ir as oir
 import torch
 
 from codegen.onnx.builder import Builder
-from codegen.onnx.lowerings.arithmetic import back, single, wide
+from codegen.onnx.lowerings.arithmetic import back, wide
 from codegen.onnx.table import lowers
 
 aten = torch.ops.aten
@@ -35,6 +35,13 @@ def hardtanh(op: Builder, x: Any, low: float, high: float) -> oir.Value:
 
 @lowers(aten.gelu)
 def gelu(op: Builder, x: Any, approximate: str = "none") -> oir.Value:
+    """In doubles, 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): runtimes round its constants."""
+    if approximate == "tanh" and op.result.dtype == torch.float64:
+        half, one, linear, cubic = (
+            op.cast(v, torch.float64) for v in (0.5, 1.0, math.sqrt(2 / math.pi), 0.044715)
+        )
+        inner = op.Mul(linear, op.Add(x, op.Mul(cubic, op.Mul(x, op.Mul(x, x)))))
+        return op.Mul(op.Mul(half, x), op.Add(one, op.Tanh(inner)))
     return op.Gelu(x, approximate=approximate)
 
 
@@ -115,23 +122,20 @@ def log_sigmoid(op: Builder, x: Any) -> oir.Value:
 
 @lowers(aten.softshrink)
 def softshrink(op: Builder, x: Any, lambd: float) -> oir.Value:
-    return _shrink(op, x, lambd, lambd)
+    """What a clamp to [-lambd, lambd] takes away. NaN stays, which it does not in ONNX's Shrink."""
+    return op.Sub(x, hardtanh(op, x, -lambd, lambd))
 
 
 @lowers(aten.hardshrink)
 def hardshrink(op: Builder, x: Any, lambd: float) -> oir.Value:
-    return _shrink(op, x, lambd, 0.0)
-
-
-def _shrink(op: Builder, x: Any, bound: float, bias: float) -> oir.Value:
-    dtype = single(op.result.dtype)
-    return back(op, op.Shrink(op.cast(x, dtype), lambd=float(bound), bias=float(bias)), dtype)
+    dtype = op.result.dtype
+    return op.Where(op.LessOrEqual(op.Abs(x), op.cast(lambd, dtype)), op.cast(0, dtype), x)
 
 
 @lowers(aten.threshold)
 def threshold(op: Builder, x: Any, bound: Any, value: Any) -> oir.Value:
     dtype = op.result.dtype
-    return op.Where(op.Greater(x, op.cast(bound, dtype)), x, op.cast(value, dtype))
+    return op.Where(op.LessOrEqual(x, op.cast(bound, dtype)), op.cast(value, dtype), x)
 
 
 @lowers(aten.glu)
@@ -154,7 +158,11 @@ def safe_softmax(op: Builder, x: Any, dim: int, *_: Any) -> oir.Value:
 
 @lowers(aten.log_softmax.int, aten._log_softmax)
 def log_softmax(op: Builder, x: Any, dim: int, *_: Any) -> oir.Value:
-    return _softmax(op, "LogSoftmax", x, dim)
+    if op.result.dtype != torch.float64 or not x.type.rank:
+        return _softmax(op, "LogSoftmax", x, dim)
+    value = op.cast(x, op.result.dtype)  # runtimes lose NaN in doubles
+    below = op.Sub(value, op.ReduceMax(value, [dim], keepdims=1))
+    return op.Sub(below, op.Log(op.ReduceSum(op.Exp(below), [dim], keepdims=1)))
 
 
 def _softmax(op: Builder, name: str, x: Any, dim: int) -> oir.Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx_ir as oir
@@ -85,8 +86,26 @@ def floor_divide(op: Builder, a: Any, b: Any) -> oir.Value:
     dtype = result_dtype(op)
     x, y = op.cast(a, dtype), op.cast(b, dtype)
     if dtype.is_floating_point:
-        return op.Floor(op.Div(x, y))
-    return op.Div(op.Sub(x, op.Mod(x, y)), y)
+        return _floored(op, x, y)
+    quotient = op.Div(x, y)  # towards zero; one too large where the two remainders differ
+    exact = op.Equal(op.Sub(x, op.Mul(quotient, y)), op.Mod(x, y))
+    return op.Sub(quotient, op.cast(op.Not(exact), dtype))
+
+
+def _floored(op: Builder, x: oir.Value, y: oir.Value) -> oir.Value:
+    """The floored quotient as Python and torch have it: from what the remainder leaves, rounded.
+
+    A quotient that rounds up to an integer is thus not taken for it; inf // 2 is NaN.
+    """
+    dtype = result_dtype(op)
+    zero, one = op.cast(0.0, dtype), op.cast(1.0, dtype)
+    rest = op.Mod(x, y, fmod=1)
+    exact = op.Div(op.Sub(x, rest), y)
+    differ = op.Xor(op.Less(rest, zero), op.Less(y, zero))
+    exact = op.Where(op.And(op.Not(op.Equal(rest, zero)), differ), op.Sub(exact, one), exact)
+    floor = op.Floor(exact)
+    floor = op.Where(op.Greater(op.Sub(exact, floor), op.cast(0.5, dtype)), op.Add(floor, one), floor)
+    return op.Where(op.Equal(y, zero), op.Div(x, y), floor)
 
 
 def truncate(op: Builder, x: oir.Value) -> oir.Value:
@@ -109,8 +128,10 @@ def remainder(op: Builder, a: Any, b: Any) -> oir.Value:
 
 @lowers(aten.fmod)
 def fmod(op: Builder, a: Any, b: Any) -> oir.Value:
+    """The remainder with the dividend's sign. Runtimes compute that in doubles: integers are divided."""
     dtype = result_dtype(op)
-    return op.Mod(op.cast(a, dtype), op.cast(b, dtype), fmod=1)
+    x, y = op.cast(a, dtype), op.cast(b, dtype)
+    return op.Mod(x, y, fmod=1) if dtype.is_floating_point else op.Sub(x, op.Mul(op.Div(x, y), y))
 
 
 @lowers(aten.pow)
@@ -119,19 +140,37 @@ def power(op: Builder, a: Any, b: Any) -> oir.Value:
     base = op.cast(a, dtype)
     if b == 2:
         made = op.Mul(base, base)
-    elif b == 0.5:
-        made = op.Sqrt(base)
-    else:
+    elif b in (0.5, -0.5) and dtype in (torch.float32, torch.float64):  # of -inf, other than the power
+        made = op.Sqrt(base) if b > 0 else op.Reciprocal(op.Sqrt(base))
+    elif dtype.is_floating_point:
         made = op.Pow(base, op.cast(b, dtype))
+    elif isinstance(b, int):
+        made = _integer_power(op, base, b)
+    elif a == 2:
+        factor, inside = _power_of_two(op, b, torch.iinfo(op.result.dtype).bits)
+        made = op.Where(inside, factor, op.cast(0, dtype))
+    else:
+        raise op.unsupported("integers to the power of a tensor, which runtimes compute in doubles")
     return back(op, made, dtype)
 
 
-@lowers(aten.maximum, aten.max.other, aten.fmax)
+def _integer_power(op: Builder, base: oir.Value, exponent: int) -> oir.Value:
+    """By repeated squaring, which wraps on overflow as torch does."""
+    made = None
+    while exponent:
+        if exponent & 1:
+            made = base if made is None else op.Mul(made, base)
+        exponent >>= 1
+        base = op.Mul(base, base) if exponent else base
+    return op.Pow(base, op.cast(0, wide(result_dtype(op)))) if made is None else made
+
+
+@lowers(aten.maximum, aten.max.other)
 def maximum(op: Builder, a: Any, b: Any) -> oir.Value:
     return _extreme(op, "Max", "Or", a, b)
 
 
-@lowers(aten.minimum, aten.min.other, aten.fmin)
+@lowers(aten.minimum, aten.min.other)
 def minimum(op: Builder, a: Any, b: Any) -> oir.Value:
     return _extreme(op, "Min", "And", a, b)
 
@@ -142,28 +181,46 @@ def _extreme(op: Builder, name: str, of_booleans: str, a: Any, b: Any) -> oir.Va
     return back(op, made, dtype)
 
 
+@lowers(aten.fmax, aten.fmin)
+def float_extreme(op: Builder, a: Any, b: Any) -> oir.Value:
+    """Beside NaN, the other operand."""
+    dtype, larger = result_dtype(op), op.node.is_op(aten.fmax)
+    made = maximum(op, a, b) if larger else minimum(op, a, b)
+    if not dtype.is_floating_point:
+        return made
+    x, y = op.cast(a, dtype), op.cast(b, dtype)
+    return op.Where(op.IsNaN(x), y, op.Where(op.IsNaN(y), x, made))
+
+
 @lowers(aten.atan2)
 def atan2(op: Builder, a: Any, b: Any) -> oir.Value:
-    """The angle of (b, a): atan(a / b), moved by pi on the left half-plane, by the sign of a on its axis."""
+    """The angle of (b, a): atan(a / |b|), mirrored on the left half-plane. The sign of a zero counts."""
     dtype = result_dtype(op)
     y, x = op.cast(a, dtype), op.cast(b, dtype)
     zero = op.cast(0.0, dtype)
-    below, left = op.Less(y, zero), op.Less(x, zero)
-    turn = op.Where(below, op.cast(-torch.pi, dtype), op.cast(torch.pi, dtype))
-    angle = op.Atan(op.Div(y, x))
-    angle = op.Where(left, op.Add(angle, turn), angle)
-    origin = op.And(op.Equal(x, zero), op.Equal(y, zero))
-    return op.Where(origin, zero, angle)
+    ratio = op.Div(y, op.Abs(x))
+    ratio = op.Where(op.And(op.Equal(x, zero), op.Equal(y, zero)), y, ratio)
+    ratio = op.Where(op.And(op.IsInf(x), op.IsInf(y)), op.Sign(y), ratio)
+    angle = op.Atan(ratio)
+    turn = op.Where(_negative(op, y), op.cast(-torch.pi, dtype), op.cast(torch.pi, dtype))
+    return op.Where(_negative(op, x), op.Sub(turn, angle), angle)
+
+
+def _negative(op: Builder, x: oir.Value) -> oir.Value:
+    """Whether a float is below zero, or -0."""
+    zero = op.cast(0.0, result_dtype(op))
+    return op.Or(op.Less(x, zero), op.Less(op.Reciprocal(x), zero))
 
 
 @lowers(aten.hypot)
 def hypot(op: Builder, a: Any, b: Any) -> oir.Value:
-    """The larger side times sqrt(1 + (smaller / larger)^2), which does not overflow."""
+    """The larger side times sqrt(1 + (smaller / larger)^2), which does not overflow; inf where one is."""
     dtype = result_dtype(op)
     x, y = op.Abs(op.cast(a, dtype)), op.Abs(op.cast(b, dtype))
     large, small, zero = op.Max(x, y), op.Min(x, y), op.cast(0.0, dtype)
     ratio = op.Where(op.Equal(large, zero), zero, op.Div(small, large))
-    return op.Mul(large, op.Sqrt(op.Add(op.Mul(ratio, ratio), op.cast(1.0, dtype))))
+    made = op.Mul(large, op.Sqrt(op.Add(op.Mul(ratio, ratio), op.cast(1.0, dtype))))
+    return op.Where(op.Or(op.IsInf(x), op.IsInf(y)), op.cast(math.inf, dtype), made)
 
 
 _COMPARISONS = {
@@ -208,21 +265,33 @@ def bitwise(op: Builder, a: Any, b: Any) -> oir.Value:
     return op.call(name if dtype == torch.bool else f"Bitwise{name}", op.cast(a, dtype), op.cast(b, dtype))
 
 
-_SHIFTS = {"lshift": "LEFT", "left": "LEFT", "rshift": "RIGHT", "right": "RIGHT"}
-
-
-@lowers(aten.__lshift__, aten.__rshift__, aten.bitwise_left_shift, aten.bitwise_right_shift)
-def shift(op: Builder, a: Any, b: Any) -> oir.Value:
-    """By way of products and floored quotients of powers of two: ONNX shifts unsigned integers only."""
-    name = (
-        op.node.op._schema.name.removeprefix("aten::").strip("_").removeprefix("bitwise_").partition("_")[0]
-    )
+@lowers(aten.__lshift__, aten.bitwise_left_shift)
+def shift_left(op: Builder, a: Any, b: Any) -> oir.Value:
+    """By way of a product with a power of two: ONNX shifts unsigned integers only."""
     dtype = wide(result_dtype(op))
-    x = op.cast(a, dtype)
-    factor = op.cast(op.Pow(op.cast(2.0, torch.float64), op.cast(b, torch.float64)), dtype)
-    if _SHIFTS[name] == "LEFT":
-        return back(op, op.Mul(x, factor), dtype)
-    return back(op, op.Div(op.Sub(x, op.Mod(x, factor)), factor), dtype)
+    factor, inside = _power_of_two(op, b, torch.iinfo(result_dtype(op)).bits)
+    return back(op, op.Where(inside, op.Mul(op.cast(a, dtype), factor), op.cast(0, dtype)), dtype)
+
+
+@lowers(aten.__rshift__, aten.bitwise_right_shift)
+def shift_right(op: Builder, a: Any, b: Any) -> oir.Value:
+    """By way of a floored quotient; past the last bit, only the sign is left."""
+    dtype, limits = wide(result_dtype(op)), torch.iinfo(result_dtype(op))
+    x, zero = op.cast(a, dtype), op.cast(0, dtype)
+    factor, inside = _power_of_two(op, b, limits.bits - (1 if limits.min else 0))
+    floored = op.Div(op.Sub(x, op.Mod(x, factor)), factor)
+    return back(op, op.Where(inside, floored, op.Where(op.Less(x, zero), op.cast(-1, dtype), zero)), dtype)
+
+
+def _power_of_two(op: Builder, exponent: Any, bits: int) -> tuple[oir.Value, oir.Value]:
+    """2 to that power, and whether it is in [0, bits), outside of which torch shifts everything out."""
+    dtype = wide(result_dtype(op))
+    place = op.cast(exponent, torch.int64)
+    inside = op.And(
+        op.GreaterOrEqual(place, op.cast(0, torch.int64)), op.Less(place, op.cast(bits, torch.int64))
+    )
+    powers = op.const(torch.ones(bits, dtype=torch.int64) << torch.arange(bits), dtype)
+    return op.Gather(powers, op.Where(inside, place, op.cast(0, torch.int64)), axis=0), inside
 
 
 @lowers(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
@@ -248,10 +317,8 @@ def addcdiv(op: Builder, x: Any, a: Any, b: Any, value: Any = 1) -> oir.Value:
 
 def _add_scaled(op: Builder, x: Any, name: str, a: Any, b: Any, factor: Any) -> oir.Value:
     dtype = result_dtype(op)
-    term = op.call(name, op.cast(a, dtype), op.cast(b, dtype))
-    if factor != 1:
-        term = op.Mul(term, op.cast(factor, dtype))
-    return op.Add(op.cast(x, dtype), term)
+    first = op.cast(a, dtype) if factor == 1 else op.Mul(op.cast(a, dtype), op.cast(factor, dtype))
+    return op.Add(op.cast(x, dtype), op.call(name, first, op.cast(b, dtype)))
 
 
 @lowers(aten.lerp)

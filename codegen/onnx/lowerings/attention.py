@@ -23,6 +23,8 @@ def attention(
     """softmax(q k^T scale + mask) v over [..., heads, tokens, size]; with GQA, k and v have fewer heads."""
     if dropout:
         raise op.unsupported("attention with dropout; call model.eval() before capture")
+    if q.type.shape[-1] == 0 and scale is None:
+        raise op.unsupported("heads of size 0")
     if op.opset >= 23 and _whole(q, k, v, mask) and (scale is None or isinstance(scale, (int, float))):
         return op.Attention(
             q,
@@ -44,11 +46,14 @@ def flash_attention(
 
 
 def _whole(q: Any, k: Any, v: Any, mask: Any) -> bool:
-    """ONNX's operator takes [N, heads, tokens, size] without broadcasting, and a scale above 0."""
+    """ONNX's operator takes [N, heads, tokens, size] without broadcasting, and a scale above 0.
+
+    In doubles, runtimes give NaN to a token that a mask lets look nowhere.
+    """
     same_batch = q.type.shape[0] == k.type.shape[0] == v.type.shape[0] if q.type.rank == 4 else False
     same_heads = same_batch and k.type.shape[1] == v.type.shape[1]
     nothing = any(d == 0 for t in (q, k, v) for d in t.type.shape)
-    mask_fits = mask is None or mask.type.rank <= 4
+    mask_fits = mask is None or (mask.type.rank <= 4 and q.type.dtype != torch.float64)
     return same_heads and k.type.rank == v.type.rank == 4 and not nothing and mask_fits
 
 

@@ -76,6 +76,8 @@ def convolution(
 
 def _batched(op: Builder, x: Any, n: int, convolve: Any) -> oir.Value:
     """ONNX needs a batch dimension."""
+    if not x.type.dtype.is_floating_point:
+        raise op.unsupported("of integers")
     if x.type.rank == n + 2:
         return convolve(x)
     return op.Squeeze(convolve(op.Unsqueeze(x, [0])), [0])

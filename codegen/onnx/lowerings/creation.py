@@ -102,12 +102,13 @@ def bernoulli(op: Builder, x: Any, **_: Any) -> oir.Value:
 
 @lowers(aten.isclose)
 def isclose(op: Builder, a: Any, b: Any, rtol: float, atol: float, equal_nan: bool) -> oir.Value:
-    if equal_nan:
-        raise op.unsupported("NaN equal to NaN")
     dtype = a.type.dtype
+    if not dtype.is_floating_point:
+        raise op.unsupported("of integers")
     bound = op.Add(op.cast(atol, dtype), op.Mul(op.cast(rtol, dtype), op.Abs(b)))
     near = op.LessOrEqual(op.Abs(op.Sub(a, b)), bound)
-    return op.Or(op.Equal(a, b), op.And(near, op.Less(bound, op.cast(math.inf, dtype))))
+    equal = op.Or(op.Equal(a, b), op.And(op.IsNaN(a), op.IsNaN(b))) if equal_nan else op.Equal(a, b)
+    return op.Or(equal, op.And(near, op.Less(bound, op.cast(math.inf, dtype))))
 
 
 @lowers(aten._assert_tensor_metadata, aten._assert_scalar, aten._assert_async, aten.sym_constrain_range,

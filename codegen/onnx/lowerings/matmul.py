@@ -7,8 +7,11 @@ from typing import Any
 import onnx_ir as oir
 import torch
 
+from capture.ir.graph import Value
 from codegen.onnx.builder import Builder
 from codegen.onnx.lowerings.arithmetic import back, single, wide
+from codegen.onnx.lowerings.creation import filled
+from codegen.onnx.lowerings.reduction import fold
 from codegen.onnx.table import lowers
 
 aten = torch.ops.aten
@@ -17,17 +20,27 @@ aten = torch.ops.aten
 @lowers(aten.linear)
 def linear(op: Builder, x: Any, weight: Any, bias: Any) -> oir.Value:
     """Gemm for a matrix. Else the graph transposes the weight, which keeps its name; runtimes fold that."""
-    if x.type.rank == 2 and weight.type.rank == 2:
+    dtype = wide(op.result.dtype)
+    if x.type.rank == 2 and weight.type.rank == 2 and dtype.is_floating_point:
         return op.Gemm(x, weight, bias, transB=1)
-    transposed = op.Transpose(weight, perm=[1, 0]) if weight.type.rank == 2 else weight
-    product = op.MatMul(x, transposed)
-    return product if bias is None else op.Add(product, bias)
+    factor = op.cast(weight, dtype)
+    product = op.MatMul(
+        op.cast(x, dtype), op.Transpose(factor, perm=[1, 0]) if weight.type.rank == 2 else factor
+    )
+    return back(op, product if bias is None else op.Add(product, op.cast(bias, dtype)), dtype)
 
 
 @lowers(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot)
 def matmul(op: Builder, a: Any, b: Any) -> oir.Value:
     dtype = wide(op.result.dtype)
+    if _is_empty(a, b):
+        return filled(op, 0)
     return back(op, op.MatMul(op.cast(a, dtype), op.cast(b, dtype)), dtype)
+
+
+def _is_empty(*operands: Any) -> bool:
+    """Whether there is nothing to multiply: the product is 0, which runtimes may leave unwritten."""
+    return any(size == 0 for x in operands for size in x.type.shape)
 
 
 @lowers(aten.addmm)
@@ -39,19 +52,28 @@ def addmm(op: Builder, bias: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1)
 
 @lowers(aten.baddbmm, aten.addmv)
 def add_product(op: Builder, bias: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> oir.Value:
-    product = op.MatMul(a, b)
+    dtype = wide(op.result.dtype)
+    product = op.MatMul(op.cast(a, dtype), op.cast(b, dtype))
     if alpha != 1:
-        product = op.Mul(product, op.cast(alpha, op.result.dtype))
-    if beta == 0:  # even NaN in the bias is ignored then
-        return product
-    return op.Add(product, bias if beta == 1 else op.Mul(bias, op.cast(beta, op.result.dtype)))
+        product = op.Mul(product, op.cast(alpha, dtype))
+    if beta != 0:  # else even NaN in the bias is ignored
+        shift = op.cast(bias, dtype)
+        product = op.Add(product, shift if beta == 1 else op.Mul(shift, op.cast(beta, dtype)))
+    return back(op, product, dtype)
 
 
 @lowers(aten.addbmm)
 def addbmm(op: Builder, bias: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1) -> oir.Value:
-    dtype = op.result.dtype
-    total = op.Mul(op.ReduceSum(op.MatMul(a, b), [0], keepdims=0), op.cast(alpha, dtype))
-    return total if beta == 0 else op.Add(total, op.Mul(bias, op.cast(beta, dtype)))
+    dtype = wide(op.result.dtype)
+    products = op.MatMul(op.cast(a, dtype), op.cast(b, dtype))
+    if dtype.is_floating_point:
+        total = op.ReduceSum(products, [0], keepdims=0)
+    else:
+        total = fold(op, "add", products, dtype, [a.type.shape[0], *op.result.shape], [0], keepdim=False)
+    total = op.Mul(total, op.cast(alpha, dtype))
+    if beta != 0:
+        total = op.Add(total, op.Mul(op.cast(bias, dtype), op.cast(beta, dtype)))
+    return back(op, total, dtype)
 
 
 @lowers(aten.outer, aten.ger)
@@ -63,6 +85,8 @@ def outer(op: Builder, a: Any, b: Any) -> oir.Value:
 @lowers(aten.einsum)
 def einsum(op: Builder, equation: str, tensors: list[Any], _path: Any = None) -> oir.Value:
     dtype = single(op.result.dtype)
+    if all(isinstance(t, Value) for t in tensors) and _is_empty(*tensors):
+        return filled(op, 0)
     return back(op, op.Einsum(*(op.cast(t, dtype) for t in tensors), equation=equation), dtype)
 
 

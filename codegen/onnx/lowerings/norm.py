@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as oir
 import torch
 
+from capture.ir import dims
 from codegen.onnx.builder import Builder
 from codegen.onnx.table import lowers
 
@@ -42,7 +44,15 @@ def rms_norm(op: Builder, x: Any, shape: list[int], weight: Any, eps: float | No
 
 def _scale(op: Builder, weight: Any, shape: list[int]) -> Any:
     """ONNX wants a scale always."""
-    return op.const(torch.ones(shape), op.result.dtype) if weight is None else weight
+    return _constant(op, 1, shape, op.result.dtype) if weight is None else weight
+
+
+def _constant(op: Builder, number: float, shape: Sequence[dims.Dim], dtype: torch.dtype) -> oir.Value:
+    """One number in every place; where a size is dynamic, filled in at run time."""
+    sizes = [d for d in shape if isinstance(d, int)]
+    if len(sizes) == len(shape):
+        return op.const(torch.full(sizes, number), dtype)
+    return op.ConstantOfShape(op.vector(shape), value=torch.tensor([number], dtype=dtype))
 
 
 @lowers(
@@ -66,8 +76,8 @@ def _with_statistics(
 
 def _affine(op: Builder, weight: Any, bias: Any, shape: Any, dtype: torch.dtype) -> tuple[Any, Any]:
     """ONNX wants both always."""
-    scale = op.const(torch.ones(shape), dtype) if weight is None else weight
-    return scale, op.const(torch.zeros(shape), dtype) if bias is None else bias
+    scale = _constant(op, 1, shape, dtype) if weight is None else weight
+    return scale, _constant(op, 0, shape, dtype) if bias is None else bias
 
 
 @lowers(aten.group_norm)

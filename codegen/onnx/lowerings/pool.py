@@ -11,6 +11,7 @@ import torch
 from capture.ir import dims
 from codegen.onnx.builder import Builder
 from codegen.onnx.lowerings.convolution import spread
+from codegen.onnx.lowerings.reduction import mean_over, reduce_extreme
 from codegen.onnx.lowerings.view import reshape_to
 from codegen.onnx.table import lowers
 
@@ -22,19 +23,22 @@ def max_pool(
     op: Builder, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> oir.Value:
     window = _Window(op, x, len_of(op.node.op), kernel, stride, padding, dilation, ceil_mode)
-    return window.batched(lambda v: op.MaxPool(v, dilations=window.dilation, **window.attributes()))
+    return window.batched(window.largest)
 
 
 @lowers(aten.max_pool2d_with_indices, aten.max_pool3d_with_indices)
 def max_pool_with_indices(
     op: Builder, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> Any:
-    """ONNX counts indices over the whole tensor, torch over each channel's plane."""
+    """ONNX counts indices over the whole tensor, torch over each channel's plane.
+
+    Of several NaN in a window, or beside one, the index may be another than torch's.
+    """
     window = _Window(op, x, len_of(op.node.op), kernel, stride, padding, dilation, ceil_mode)
     if len(window.spatial) != x.type.rank - 2:
         raise op.unsupported("without a batch dimension")
-    values, flat = op.MaxPool(x, dilations=window.dilation, **window.attributes(), outputs=2)
-    return values, op.Mod(flat, op.vector([dims.product(tuple(window.spatial))]))
+    _, flat = op.MaxPool(x, dilations=window.dilation, **window.attributes(), outputs=2)
+    return window.largest(op.value(x)), op.Mod(flat, op.vector([dims.product(tuple(window.spatial))]))
 
 
 @lowers(aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d)
@@ -92,6 +96,8 @@ class _Window:
         dilation: Any,
         ceil_mode: bool,
     ) -> None:
+        if not (x.type.dtype.is_floating_point or x.type.dtype in (torch.int8, torch.uint8)):
+            raise op.unsupported("of integers")
         self.op, self.x, self.n = op, x, n
         self.spatial = x.type.shape[-n:]
         self.kernel = spread(kernel, n)
@@ -111,6 +117,22 @@ class _Window:
         after = [p + e for p, e in zip(self.padding, self.extra, strict=True)]
         return dict(kernel_shape=self.kernel, strides=self.stride, pads=[*self.padding, *after])
 
+    def largest(self, value: oir.Value) -> oir.Value:
+        """The largest of each window, NaN where there is one, -inf where there is nothing else.
+
+        Runtimes may pass over NaN and begin with the lowest finite number. What each window holds is
+        therefore pooled beside: 2 for NaN, 0 for -inf.
+        """
+        op, dtype = self.op, self.x.type.dtype
+        attributes = dict(dilations=self.dilation, **self.attributes())
+        if not dtype.is_floating_point:
+            return op.MaxPool(value, **attributes)
+        lowest, one, two = (op.const(number, dtype) for number in (-math.inf, 1, 2))
+        kinds = op.Where(op.IsNaN(value), two, op.Cast(op.Greater(value, lowest), to=dtype))
+        kinds, made = op.MaxPool(kinds, **attributes), op.MaxPool(value, **attributes)
+        made = op.Where(op.Less(kinds, one), lowest, made)
+        return op.Where(op.Greater(kinds, one), op.const(math.nan, dtype), made)
+
     def axes(self, value_rank: int) -> list[int]:
         return list(range(value_rank - self.n, value_rank))
 
@@ -129,27 +151,35 @@ class _Window:
     aten._adaptive_avg_pool3d,
 )
 def adaptive_avg_pool(op: Builder, x: Any, size: Any) -> oir.Value:
-    """A mean; a pool where the bins are equal; else one matrix of bins for each dimension."""
+    """A mean; else the bins of one dimension after the other, in rows."""
     bins = _bins(op, x, size)
-    rank = x.type.rank
+    rank, dtype = x.type.rank, op.result.dtype
     axes = list(range(rank - len(bins), rank))
     if all(b == 1 for b in bins):
-        return op.ReduceMean(x, axes, keepdims=1)
+        return mean_over(op, op.value(x), x.type.shape, axes, keepdim=True)
     made = op.value(x)
     for axis, b in zip(axes, bins, strict=True):
         n = x.type.shape[axis]
         if b == n:
             continue
-        matrix = torch.zeros(n, b, dtype=torch.float64)
-        for i, (start, end) in enumerate(_edges(op, n, b)):
-            matrix[start:end, i] = 1 / (end - start)
-        order = [d for d in range(rank) if d != axis] + [axis]
-        back = [order.index(d) for d in range(rank)]
-        made = op.MatMul(
-            made if axis == rank - 1 else op.Transpose(made, perm=order), op.const(matrix, op.result.dtype)
-        )
-        made = made if axis == rank - 1 else op.Transpose(made, perm=back)
+        edges = _edges(op, n, b)
+        parts, lengths = _gathered(op, made, edges, axis), [end - start for start, end in edges]
+        if len(set(lengths)) == 1:
+            made = op.ReduceMean(parts, [axis + 1], keepdims=0)
+            continue
+        behind = [1] * (rank - axis - 1)
+        inside = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        filled = op.Where(op.const(inside.view(b, -1, *behind), torch.bool), parts, op.cast(0, dtype))
+        counts = torch.tensor(lengths, dtype=torch.float64).view(b, *behind)
+        made = op.Div(op.ReduceSum(filled, [axis + 1], keepdims=0), op.const(counts, dtype))
     return made
+
+
+def _gathered(op: Builder, x: oir.Value, bins: list[tuple[int, int]], axis: int) -> oir.Value:
+    """The bins of an axis in rows, [bins, longest] for it; short ones repeat their last element."""
+    longest = max(end - start for start, end in bins)
+    index = [[min(start + i, end - 1) for i in range(longest)] for start, end in bins]
+    return op.Gather(x, op.const(index), axis=axis)
 
 
 @lowers(aten.adaptive_max_pool1d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d)
@@ -163,12 +193,10 @@ def adaptive_max_pool(op: Builder, x: Any, size: Any) -> oir.Value:
         if b == n:
             continue
         if b == 1:
-            made = op.ReduceMax(made, [axis], keepdims=1)
+            made = reduce_extreme(op, "ReduceMax", made, [axis], keepdim=True)
             continue
-        edges = _edges(op, n, b)
-        longest = max(end - start for start, end in edges)
-        index = [[min(start + i, end - 1) for i in range(longest)] for start, end in edges]
-        made = op.ReduceMax(op.Gather(made, op.const(index), axis=axis), [axis + 1], keepdims=0)
+        parts = _gathered(op, made, _edges(op, n, b), axis)
+        made = reduce_extreme(op, "ReduceMax", parts, [axis + 1], keepdim=False)
     return made
 
 

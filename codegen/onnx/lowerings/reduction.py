@@ -1,8 +1,9 @@
-"""Reductions: sums, means, extremes, variances, norms, cumulative sums."""
+"""Reductions: sums, means, variances, norms, cumulative sums and products."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as oir
@@ -29,72 +30,95 @@ def reduce(op: Builder, name: str, value: Any, axes: list[int], keepdim: bool) -
     return op.call(name, value, axes, keepdims=int(keepdim))
 
 
-@lowers(aten.sum, aten.mean)
-def sum_or_mean(
-    op: Builder, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+def reduce_extreme(op: Builder, name: str, value: Any, axes: list[int], keepdim: bool) -> oir.Value:
+    """ReduceMax or ReduceMin of floats, or NaN where there is one among them."""
+    return nan_wins(op, reduce(op, name, value, axes, keepdim), value, axes, keepdim)
+
+
+def nan_wins(op: Builder, made: oir.Value, value: Any, axes: list[int], keepdim: bool) -> oir.Value:
+    """What was reduced from `value`, or NaN where there is one among the reduced."""
+    if not axes:
+        return made
+    some = op.cast(reduce(op, "ReduceMax", is_nan(op, value, torch.uint8), axes, keepdim), torch.bool)
+    return op.Where(some, not_a_number(op), made)
+
+
+def is_nan(op: Builder, value: Any, dtype: torch.dtype) -> oir.Value:
+    """1 where an element is NaN, else 0."""
+    return op.Cast(op.IsNaN(value), to=dtype)
+
+
+def not_a_number(op: Builder) -> oir.Value:
+    return op.const(math.nan, op.result.dtype)
+
+
+@lowers(aten.sum)
+def sum_(op: Builder, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> oir.Value:
+    axes, wanted = axes_of(x, dim), op.result.dtype
+    value = op.cast(x, wanted)
+    if wanted.is_floating_point or (wanted == torch.int64 and _sums_below_2_to_53(x, axes)):
+        return reduce(op, "ReduceSum", value, axes, keepdim)
+    return fold(op, "add", value, wanted, x.type.shape, axes, keepdim)
+
+
+@lowers(aten.mean)
+def mean(op: Builder, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> oir.Value:
+    return mean_over(op, op.cast(x, op.result.dtype), x.type.shape, axes_of(x, dim), keepdim)
+
+
+def mean_over(
+    op: Builder, value: oir.Value, shape: Sequence[dims.Dim], axes: list[int], keepdim: bool
 ) -> oir.Value:
-    name = "ReduceSum" if op.node.is_op(aten.sum) else "ReduceMean"
-    return reduce(op, name, op.cast(x, op.result.dtype), axes_of(x, dim), keepdim)
+    """The mean of nothing is NaN; runtimes take it for 0."""
+    if all(_filled(op, shape[a]) for a in axes):
+        return reduce(op, "ReduceMean", value, axes, keepdim)
+    count = op.cast(dims.product(tuple(shape[a] for a in axes)), op.result.dtype)
+    return op.Div(reduce(op, "ReduceSum", value, axes, keepdim), count)
+
+
+def _filled(op: Builder, size: dims.Dim) -> bool:
+    """Whether the size is never 0: it is a positive number, or a dim whose range begins above."""
+    if isinstance(size, int):
+        return size > 0
+    known = op.node.graph.dims.get(str(size)) if op.node.graph is not None else None
+    return known is not None and known.lower > 0
 
 
 @lowers(aten.prod)
 def prod(op: Builder, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> oir.Value:
-    return reduce(op, "ReduceProd", op.cast(x, op.result.dtype), axes_of(x, dim), keepdim)
+    axes, value = axes_of(x, dim), op.cast(x, op.result.dtype)
+    if op.result.dtype.is_floating_point:
+        return reduce(op, "ReduceProd", value, axes, keepdim)
+    return fold(op, "mul", value, op.result.dtype, x.type.shape, axes, keepdim)
 
 
-@lowers(aten.amax, aten.max.default)
-def amax(op: Builder, x: Any, dim: Any = None, keepdim: bool = False) -> oir.Value:
-    return extreme(op, "ReduceMax", x, dim, keepdim)
-
-
-@lowers(aten.amin, aten.min.default)
-def amin(op: Builder, x: Any, dim: Any = None, keepdim: bool = False) -> oir.Value:
-    return extreme(op, "ReduceMin", x, dim, keepdim)
-
-
-def extreme(op: Builder, name: str, x: Any, dim: Any, keepdim: bool) -> oir.Value:
-    """ONNX has no extremes of int16; of booleans, runtimes have them of bytes."""
+def _sums_below_2_to_53(x: Any, axes: list[int]) -> bool:
+    """Whether doubles hold every sum exactly, for the largest numbers of the type."""
     dtype = x.type.dtype
-    computed = {torch.int16: torch.int32, torch.bool: torch.uint8}.get(dtype, dtype)
-    return (
-        op.cast(reduce(op, name, op.cast(x, computed), axes_of(x, dim), keepdim), dtype)
-        if computed != dtype
-        else (reduce(op, name, x, axes_of(x, dim), keepdim))
-    )
+    if dtype.is_floating_point:
+        return False
+    bits = 1 if dtype == torch.bool else torch.iinfo(dtype).bits
+    count = dims.product(tuple(x.type.shape[a] for a in axes))
+    return bits <= 16 or (bits == 32 and isinstance(count, int) and count <= 1 << 21)
 
 
-@lowers(aten.max.dim)
-def max_dim(op: Builder, x: Any, dim: int, keepdim: bool = False) -> Any:
-    return extreme(op, "ReduceMax", x, dim, keepdim), index_of(op, "ArgMax", x, dim, keepdim)
+def fold(
+    op: Builder, how: str, value: oir.Value, dtype: torch.dtype, shape: Sequence[dims.Dim], axes: list[int],
+    keepdim: bool,
+) -> oir.Value:  # fmt: skip
+    """The wrapping sum ("add") or product ("mul") of integers, in their own type.
 
-
-@lowers(aten.min.dim)
-def min_dim(op: Builder, x: Any, dim: int, keepdim: bool = False) -> Any:
-    return extreme(op, "ReduceMin", x, dim, keepdim), index_of(op, "ArgMin", x, dim, keepdim)
-
-
-@lowers(aten.aminmax)
-def aminmax(op: Builder, x: Any, *, dim: Any = None, keepdim: bool = False) -> Any:
-    return extreme(op, "ReduceMin", x, dim, keepdim), extreme(op, "ReduceMax", x, dim, keepdim)
-
-
-@lowers(aten.argmax)
-def argmax(op: Builder, x: Any, dim: Any = None, keepdim: bool = False) -> oir.Value:
-    return index_of(op, "ArgMax", x, dim, keepdim)
-
-
-@lowers(aten.argmin)
-def argmin(op: Builder, x: Any, dim: Any = None, keepdim: bool = False) -> oir.Value:
-    return index_of(op, "ArgMin", x, dim, keepdim)
-
-
-def index_of(op: Builder, name: str, x: Any, dim: int | None, keepdim: bool) -> oir.Value:
-    computed = {torch.int16: torch.int32, torch.bool: torch.int32}.get(x.type.dtype, x.type.dtype)
-    value = op.cast(x, computed)
-    if dim is None or not x.type.rank:  # over the flat tensor
-        index = op.call(name, op.Reshape(value, [-1]), axis=0, keepdims=0)
-        return op.Reshape(index, [1] * x.type.rank) if keepdim else index
-    return op.call(name, value, axis=dim, keepdims=int(keepdim))
+    Runtimes compute ReduceSum and ReduceProd of integers in doubles, but scatter them as they are: along one
+    axis after the other, everything is put at place 0.
+    """
+    kept = list(shape)
+    for axis in axes:
+        places = op.ConstantOfShape(op.vector(kept), value=torch.tensor([0]))
+        kept[axis] = 1
+        neutral = torch.tensor([0 if how == "add" else 1], dtype=dtype)
+        start = op.ConstantOfShape(op.vector(kept), value=neutral)
+        value = op.ScatterElements(start, places, value, axis=axis, reduction=how)
+    return value if keepdim or not axes else op.Squeeze(value, axes)
 
 
 @lowers(aten.any)
@@ -159,7 +183,9 @@ def _variance(
 
 @lowers(aten.logsumexp)
 def logsumexp(op: Builder, x: Any, dim: Any, keepdim: bool = False) -> oir.Value:
-    return reduce(op, "ReduceLogSumExp", op.cast(x, op.result.dtype), axes_of(x, dim), keepdim)
+    value, axes = op.cast(x, op.result.dtype), axes_of(x, dim)
+    made = reduce(op, "ReduceLogSumExp", value, axes, keepdim)
+    return nan_wins(op, made, value, axes, keepdim)  # runtimes lose NaN beside inf
 
 
 @lowers(aten.linalg_vector_norm)
@@ -192,7 +218,7 @@ def _norm(op: Builder, x: oir.Value, order: Any, axes: list[int], keepdim: bool)
         return reduce(op, f"ReduceL{int(order)}", x, axes, keepdim)
     size = op.Abs(x)
     if math.isinf(order):
-        return reduce(op, "ReduceMax" if order > 0 else "ReduceMin", size, axes, keepdim)
+        return reduce_extreme(op, "ReduceMax" if order > 0 else "ReduceMin", size, axes, keepdim)
     if order == 0:
         return reduce(op, "ReduceSum", op.cast(op.cast(size, torch.bool), dtype), axes, keepdim)
     total = reduce(op, "ReduceSum", op.Pow(size, op.cast(float(order), dtype)), axes, keepdim)
@@ -219,42 +245,26 @@ def cumsum(op: Builder, x: Any, dim: int, *, dtype: Any = None) -> oir.Value:
 
 @lowers(aten.cumprod)
 def cumprod(op: Builder, x: Any, dim: int, *, dtype: Any = None) -> oir.Value:
-    value = op.cast(x, op.result.dtype)
-    return op.ReduceProd(*_prefixes(op, value, x, dim, 1), keepdims=0) if x.type.rank else value
+    value, rank = op.cast(x, op.result.dtype), x.type.rank
+    if not rank:
+        return value
+    axis = dim % rank
+    before = op.Where(earlier(op, x, axis), op.Unsqueeze(value, [axis]), op.cast(1, op.result.dtype))
+    if op.result.dtype.is_floating_point:
+        return op.ReduceProd(before, [axis + 1], keepdims=0)
+    shape = [*x.type.shape[: axis + 1], *x.type.shape[axis:]]
+    return fold(op, "mul", before, op.result.dtype, shape, [axis + 1], keepdim=False)
 
 
-@lowers(aten.cummax)
-def cummax(op: Builder, x: Any, dim: int) -> Any:
-    return _running_extreme(op, "Max", x, dim, -math.inf)
+def earlier(op: Builder, x: Any, axis: int) -> oir.Value:
+    """For each place along `axis` [size, size, 1, ...], which are up to it.
 
-
-@lowers(aten.cummin)
-def cummin(op: Builder, x: Any, dim: int) -> Any:
-    return _running_extreme(op, "Min", x, dim, math.inf)
-
-
-def _running_extreme(op: Builder, name: str, x: Any, dim: int, neutral: float) -> Any:
-    """Among equals torch tells the last one's index."""
-    dtype = x.type.dtype
-    if not dtype.is_floating_point or not x.type.rank:
-        raise op.unsupported("of integers or a tensor without dimensions")
-    prefixes, axes = _prefixes(op, op.value(x), x, dim, neutral)
-    last = op.call(f"Arg{name}", prefixes, axis=axes[0], keepdims=0, select_last_index=1)
-    return op.call(f"Reduce{name}", prefixes, axes, keepdims=0), last
-
-
-def _prefixes(op: Builder, value: oir.Value, x: Any, dim: int, neutral: float) -> tuple[oir.Value, list[int]]:
-    """For each place along `dim` the elements up to it, the others neutral; and the axis to be reduced.
-
-    ONNX has running sums only. Takes memory of the dimension squared.
+    ONNX has running sums only; others are reductions over that, in memory of the dimension squared.
     """
-    axis = dim % x.type.rank
     order = op.Range(*(op.cast(v, torch.int64) for v in (0, x.type.shape[axis], 1)))
-    earlier = op.LessOrEqual(op.Unsqueeze(order, [0]), op.Unsqueeze(order, [1]))  # [size, size]
+    seen = op.LessOrEqual(op.Unsqueeze(order, [0]), op.Unsqueeze(order, [1]))
     after = x.type.rank - axis - 1
-    if after:
-        earlier = op.Unsqueeze(earlier, list(range(2, 2 + after)))
-    return op.Where(earlier, op.Unsqueeze(value, [axis]), op.cast(neutral, op.result.dtype)), [axis + 1]
+    return op.Unsqueeze(seen, list(range(2, 2 + after))) if after else seen
 
 
 @lowers(aten._cdist_forward)

@@ -61,6 +61,8 @@ def _resize(op: Builder, x: Any, rest: tuple[Any, ...], **attributes: Any) -> oi
 
     The overload .vec has the factors as one list; the others have them one by one, each of which may be None.
     """
+    if not x.type.dtype.is_floating_point and attributes["mode"] != "nearest":  # runtimes truncate
+        raise op.unsupported("of integers")
     n = x.type.rank - 2
     axes = list(range(2, 2 + n))
     given = rest[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,12 @@ def _scatter(op: Builder, x: Any, dim: int, index: Any, src: Any, reduction: str
     if not x.type.rank:
         flat = (op.Reshape(v, [-1]) for v in (x, index, src))
         return op.Squeeze(op.ScatterElements(*flat, axis=0, reduction=reduction))
-    return op.ScatterElements(x, index, src, axis=dim, reduction=reduction)
+    made = op.ScatterElements(x, index, src, axis=dim, reduction=reduction)
+    if reduction not in ("max", "min") or not x.type.dtype.is_floating_point:
+        return made
+    masks = [op.Cast(op.IsNaN(v), to=torch.uint8) for v in (x, src)]  # runtimes may pass over NaN
+    some = op.ScatterElements(masks[0], index, masks[1], axis=dim, reduction="max")
+    return op.Where(op.Cast(some, to=torch.bool), op.const(math.nan, x.type.dtype), made)
 
 
 @lowers(aten.index_put, aten._unsafe_index_put)
