@@ -16,7 +16,8 @@ __all__ = ["EXTREMES", "draw", "has_extremes", "is_safe_to_spread"]
 _WIDE = 100  # integers between -100 and 100; of large numbers the standard deviation
 _LARGEST = 300.0  # exp of it, and exp of that squared, are finite in fp64
 _SPECIAL = {"infinite": (torch.inf, -torch.inf, 0.0, -0.0), "nan": (torch.nan,)}
-_ONE_IN = 4  # numbers of a trial that are large or special
+_ONE_IN = 4  # numbers of a trial are large
+_FEW = 16  # one in so many is special, and each special number is there
 
 
 def has_extremes(match: Match) -> bool:
@@ -82,14 +83,15 @@ def draw(
 
 
 def _with_extremes(numbers: torch.Tensor, kind: str, generator: torch.Generator) -> torch.Tensor:
-    """The numbers, one in four of them, and the first, large or special."""
+    """The numbers, some of them large, or a few special: of rows and heads most keep to usual numbers."""
     if kind not in EXTREMES or not numbers.numel():
         return numbers
-    chosen = torch.randint(_ONE_IN, numbers.shape, generator=generator) == 0
-    chosen.view(-1)[0] = True
     if kind == "large":
+        chosen = torch.randint(_ONE_IN, numbers.shape, generator=generator) == 0
+        chosen.view(-1)[0] = True
         return torch.where(chosen, (_WIDE * numbers).clamp(-_LARGEST, _LARGEST), numbers)
     special = torch.tensor(_SPECIAL[kind])
-    which = torch.randint(len(special), numbers.shape, generator=generator)
-    which.view(-1)[0] = 0
-    return torch.where(chosen, special[which], numbers)
+    places = torch.randperm(numbers.numel(), generator=generator)
+    places = places[: max(len(special), numbers.numel() // _FEW)]
+    numbers.view(-1)[places] = special.repeat(len(places))[: len(places)]
+    return numbers

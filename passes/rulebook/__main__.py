@@ -28,10 +28,10 @@ def _sections() -> Iterator[str]:
     for module, families in BUILT_IN.items():
         yield f"## {module.rpartition('.')[2].replace('_', ' ')}\n"
         yield inspect.cleandoc(sys.modules[module].__doc__ or "") + "\n"
-        yield "| rules | spellings | not looked at in graphs without |"
-        yield "|---|---|---|"
+        yield "| rules | spellings | not looked at in graphs without | may differ for |"
+        yield "|---|---|---|---|"
         for family, names in families.items():
-            yield f"| {family} | {len(names)} | {_anchors(names)} |"
+            yield f"| {family} | {len(names)} | {_anchors(names)} | {_excuses(names)} |"
         yield ""
 
 
@@ -40,6 +40,15 @@ def _anchors(names: list[str]) -> str:
     known = rules()
     shared = set.intersection(*({str(op) for op in known[name].anchors} for name in names))
     return ", ".join(sorted(op.removeprefix("aten.") for op in shared)) or "those of the spelling"
+
+
+def _excuses(names: list[str]) -> str:
+    """The kinds of numbers for which one of these rules may differ, and why."""
+    known = rules()
+    told: dict[str, list[str]] = {}
+    for kind, why in dict.fromkeys(pair for name in names for pair in known[name].excused.items()):
+        told.setdefault(why, []).append(kind)
+    return "; ".join(f"{' and '.join(kinds)}: {why}" for why, kinds in told.items())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ The operator gives zeros for a row of scores that is -inf throughout, the formul
 with one finite number is uniform. Where a mask is not known to have an open place in every row, the
 replacement keeps both: NaN is put back, and a finite filling is added as the lowest number of the dtype.
 
+Other NaN is not put back. On a CPU the operator gives zeros for a query whose scores hold no number, because
+of a NaN among its own features or because they overflow, and the formula NaN; and the operator counts a NaN
+that a boolean mask closes. To find where NaN comes from, run without these rules.
+
 Does not fire over a softmax along another axis, over scores or weights that are used elsewhere (returned
 attention weights), with dropout in training, on ranks other than 2, 3 and 4, on axes that only broadcasting
 makes equal, on a mask of another dtype, or on a filling that is not low enough to close a place.
@@ -39,6 +43,7 @@ V = torch.empty(2, 2, 5, 4)
 ADDED = torch.empty(3, 5)
 FILLED = torch.empty(3, 5, dtype=torch.bool)
 INF = float("inf")
+EXCUSED = dict.fromkeys(("infinite", "nan"), "a CPU kernel gives zeros for scores that hold no number")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
@@ -173,6 +178,7 @@ def register(scores: Scores, numbers: tuple[float, ...], half: bool) -> None:
         (q, kt, v, *numbers),
         anchors=anchors,
         guard=is_attention,
+        excused=EXCUSED,
     )
     spelled(
         "attention",
@@ -181,6 +187,7 @@ def register(scores: Scores, numbers: tuple[float, ...], half: bool) -> None:
         (q, kt, v, added, *numbers),
         anchors=[*anchors, aten.add],
         guard=where(is_attention, is_mask_of_scores, is_added, is_open),
+        excused=EXCUSED,
     )
     spelled(
         "attention",
@@ -191,6 +198,7 @@ def register(scores: Scores, numbers: tuple[float, ...], half: bool) -> None:
         (q, kt, v, added, *numbers),
         anchors=[*anchors, aten.add],
         guard=where(is_attention, is_mask_of_scores, is_added),
+        excused=EXCUSED,
     )
     spelled(
         "attention",
@@ -201,6 +209,7 @@ def register(scores: Scores, numbers: tuple[float, ...], half: bool) -> None:
         (q, kt, v, FILLED, SCALAR, *numbers),
         anchors=[*anchors, aten.masked_fill],
         guard=where(is_attention, is_mask_of_scores, is_closing, has_open_place),
+        excused=EXCUSED,
     )
     spelled(
         "attention",
@@ -209,6 +218,7 @@ def register(scores: Scores, numbers: tuple[float, ...], half: bool) -> None:
         (q, kt, v, FILLED, SCALAR, *numbers),
         anchors=[*anchors, aten.masked_fill],
         guard=where(is_attention, is_mask_of_scores, is_closing, is_lowest_or_absorbing),
+        excused=EXCUSED,
     )
 
 

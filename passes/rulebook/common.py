@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,6 @@ __all__ = [
 
 X = torch.empty(2, 2)  # any tensor
 SCALAR = 0.5  # any number
-INFINITE = "on the way through a formula infinity meets zero or itself, and gives NaN"
 
 Guard = Callable[[Match], Any]
 BUILT_IN: dict[str, dict[str, list[str]]] = {}  # by module, by what is put back: names of the rules
@@ -42,19 +41,18 @@ def spelled(
     *,
     anchors: Sequence[Any],
     guard: Guard | None = None,
-    nan: str = "",
+    excused: Mapping[str, str] | None = None,
 ) -> None:
     """Register a rule for each spelling: `name.1`, `name.2` and so on.
 
     Args:
         anchors: the operators that each of the spellings has.
-        nan: why the operator may give another result for NaN, where it may.
+        excused: kinds of numbers for which operator and formula may differ, and why.
     """
     module = sys._getframe(1).f_globals["__name__"]
     for pattern in patterns:
         known = BUILT_IN.setdefault(module, {}).setdefault(name, [])
         known.append(f"{name}.{len(known) + 1}")
-        excused = {"infinite": INFINITE, **({"nan": nan} if nan else {})}
         register_rule(
             known[-1], pattern, replacement, example_args, guard=guard, anchors=anchors, excused=excused
         )

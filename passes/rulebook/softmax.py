@@ -6,7 +6,9 @@
     %3 = aten.sum.dim_IntList(%2, [-1], True)
     %4 = aten.div.Tensor(%2, %3)
 
-The operators subtract the largest element themselves: what overflowed without that does not any more.
+The operators subtract the largest element themselves: what overflowed without that does not any more. Of a
+row that holds infinity softmax is NaN throughout, and its logsumexp infinite: of the formulas some make NaN
+of that one element only, others of the sum.
 
 Do not fire on integers, along other axes, where the maximum is that of another axis, or where the
 exponentials are used elsewhere.
@@ -23,6 +25,7 @@ from passes.rulebook.common import X, is_floating, spelled
 
 aten = torch.ops.aten
 ONE = (X,)
+INFINITE = {"infinite": "a row that holds infinity is NaN in other places"}
 
 LARGEST: tuple[tuple[Callable[[Tensor, int], Tensor], object], ...] = (
     (lambda x, dim: x.amax(dim, keepdim=True), aten.amax),
@@ -62,7 +65,15 @@ def register(dim: int) -> None:
     """The rules along one axis."""
     sums = [aten.exp, aten.sum]
     pattern, replacement = softmax_of(lambda x, dim: x, dim)
-    spelled("softmax", [pattern], replacement, ONE, anchors=[*sums, aten.div], guard=is_floating)
+    spelled(
+        "softmax",
+        [pattern],
+        replacement,
+        ONE,
+        anchors=[*sums, aten.div],
+        guard=is_floating,
+        excused=INFINITE,
+    )
     for largest, op in LARGEST:
 
         def shifted(x: Tensor, dim: int, largest: Callable[..., Tensor] = largest) -> Tensor:
@@ -86,6 +97,7 @@ def register(dim: int) -> None:
             ONE,
             anchors=[*anchors, aten.log, aten.add],
             guard=is_floating,
+            excused=INFINITE,
         )
     spelled(
         "log-softmax",
@@ -102,6 +114,7 @@ def register(dim: int) -> None:
         ONE,
         anchors=[aten.sub, aten.logsumexp],
         guard=is_floating,
+        excused=INFINITE,
     )
     for keepdim in (False, True):
         spelled(

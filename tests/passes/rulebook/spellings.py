@@ -67,12 +67,8 @@ ACTIVATIONS: dict[str, list[Function]] = {
         lambda x: x.clamp_min(0.0),
         lambda x: torch.maximum(x, torch.zeros_like(x)),
         lambda x: torch.maximum(torch.tensor(0.0).to(x.dtype), x),
-        lambda x: torch.where(x > 0, x, 0.0),
-        lambda x: torch.where(x >= 0, x, 0.0),
         lambda x: torch.where(x < 0, 0.0, x),
         lambda x: torch.where(x <= 0, 0.0, x),
-        lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
-        lambda x: torch.where(x >= 0, x, torch.zeros_like(x)),
         lambda x: x.masked_fill(x < 0, 0.0),
     ],
     "relu6": [

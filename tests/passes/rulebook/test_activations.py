@@ -76,6 +76,8 @@ def test_it_is_found_with_a_dynamic_batch(name: str) -> None:
         lambda x: x / (2 + torch.exp(-x)),
         lambda x: x.clamp(min=0.1),
         lambda x: torch.maximum(x, torch.ones_like(x)),
+        lambda x: torch.where(x > 0, x, 0.0),  # of NaN it makes 0
+        lambda x: torch.where(x >= 0, x, torch.zeros_like(x)),
         lambda x: torch.where(x > 0.5, x, 0.0),
         lambda x: torch.where(x > 0, x, 0.1),
         lambda x: x.clamp(0, 5),
