@@ -125,6 +125,22 @@ def test_numbers_that_are_seldom_drawn_are_tried(run: Run, pattern: Any, replace
     assert f"differs on {kind} operands" in notes(after)
 
 
+def test_a_row_without_numbers_that_an_operator_hides_is_seen(run: Run) -> None:
+    """On a CPU the operator gives zeros for a query that holds NaN, the formula NaN."""
+    q, k, v = (torch.randn(2, 2, 5, 4) for _ in range(3))
+
+    def spelled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(q @ k.transpose(-2, -1), -1) @ v
+
+    def operator(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+    graph = graph_of(spelled, q, k, v)
+    assert "NaN in other places" in notes(run(graph, spelled, operator, q, k, v))
+    excused = dict.fromkeys(("infinite", "nan"), "zeros")
+    assert run(graph, spelled, operator, q, k, v, excused=excused).history[-1].changed
+
+
 def test_what_overflows_on_the_way_need_not_in_the_replacement(run: Run) -> None:
     """In fp64 exp(300) is finite, and the two agree."""
     graph = graph_of(lambda x: torch.log(1 + torch.exp(x)), X)
