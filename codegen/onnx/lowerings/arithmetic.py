@@ -140,7 +140,7 @@ def power(op: Builder, a: Any, b: Any) -> oir.Value:
     base = op.cast(a, dtype)
     if b == 2:
         made = op.Mul(base, base)
-    elif b in (0.5, -0.5) and dtype in (torch.float32, torch.float64):  # of -inf, other than the power
+    elif b in (0.5, -0.5) and dtype != torch.float16:  # of -inf, other than the power
         made = op.Sqrt(base) if b > 0 else op.Reciprocal(op.Sqrt(base))
     elif dtype.is_floating_point:
         made = op.Pow(base, op.cast(b, dtype))

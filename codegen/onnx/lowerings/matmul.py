@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as oir
 import torch
 
+from capture.ir.dims import is_symbolic
 from capture.ir.graph import Value
 from codegen.onnx.builder import Builder
 from codegen.onnx.lowerings.arithmetic import back, single, wide
@@ -35,11 +36,14 @@ def matmul(op: Builder, a: Any, b: Any) -> oir.Value:
     dtype = wide(op.result.dtype)
     if _is_empty(a, b):
         return filled(op, 0)
-    return back(op, op.MatMul(op.cast(a, dtype), op.cast(b, dtype)), dtype)
+    x, y = op.cast(a, dtype), op.cast(b, dtype)
+    if b.type.rank == 1 and a.type.rank > 1 and is_symbolic(b.type.shape[0]):  # a column: see _is_empty
+        return back(op, op.Squeeze(op.MatMul(x, op.Unsqueeze(y, [1])), [-1]), dtype)
+    return back(op, op.MatMul(x, y), dtype)
 
 
 def _is_empty(*operands: Any) -> bool:
-    """Whether there is nothing to multiply: the product is 0, which runtimes may leave unwritten."""
+    """Whether there is nothing to multiply: the product is 0, which runtimes leave unwritten for a vector."""
     return any(size == 0 for x in operands for size in x.type.shape)
 
 

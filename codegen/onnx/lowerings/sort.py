@@ -10,7 +10,7 @@ import torch
 
 from capture.ir import dims
 from codegen.onnx.builder import Builder
-from codegen.onnx.lowerings.arithmetic import wide
+from codegen.onnx.lowerings.arithmetic import single, wide
 from codegen.onnx.lowerings.reduction import is_nan, nan_wins
 from codegen.onnx.table import lowers
 
@@ -88,11 +88,13 @@ def median(op: Builder, x: Any, dim: int, keepdim: bool = False) -> Any:
 
 @lowers(aten.median.default)
 def median_of_all(op: Builder, x: Any) -> oir.Value:
-    count, flat = x.type.numel, op.Reshape(x, [-1])
+    count, dtype = x.type.numel, x.type.dtype
+    flat = op.Reshape(op.cast(x, single(dtype)), [-1])
     upto = op.vector([dims.canonical((count - 1) // 2 + 1)])
     smallest, _ = op.TopK(flat, upto, axis=0, largest=0, outputs=2)
     made = op.Gather(smallest, op.const(-1), axis=0)
-    return nan_wins(op, made, flat, [0], False) if x.type.dtype.is_floating_point else made
+    made = op.cast(made, dtype) if single(dtype) != dtype else made
+    return nan_wins(op, made, flat, [0], False) if dtype.is_floating_point else made
 
 
 @lowers(aten.kthvalue)

@@ -192,6 +192,23 @@ def test_means_of_what_may_be_nothing(trace: Callable[..., Graph]) -> None:
     assert [onnx.check(model, graph, (x,)) for x in (torch.ones(3), torch.zeros(3))] == [0, 0]
 
 
+def test_what_a_slice_leaves_may_be_nothing(trace: Callable[..., Graph]) -> None:
+    graph = trace(lambda x: (x[:, 1:].mean(1), x[:, 1:].prod(1)), (torch.ones(3, 4),), ({1: Dim("n")},))
+    model = onnx.export(graph)
+    assert [onnx.check(model, graph, (torch.ones(3, n),)) for n in (4, 1, 2)] == [0, 0, 0]
+
+
+def test_products_with_a_vector_of_what_may_be_nothing(trace: Callable[..., Graph]) -> None:
+    graph = trace(lambda x: torch.mv(x[x > 0].expand(4, -1), x[x > 0]), (torch.ones(3),))
+    model = onnx.export(graph)
+    assert [onnx.check(model, graph, (x,)) for x in (torch.ones(3), torch.zeros(3))] == [0, 0]
+
+
+def test_medians_of_bfloat16(same: Callable[..., None]) -> None:
+    x = torch.tensor([[1.5, 3, 2], [nan, 1, 0]], dtype=torch.bfloat16)
+    same(lambda x: (x.median(), x[0].median(), *x.median(1), x**0.5), x)
+
+
 def test_a_mean_of_something_is_one_node(trace: Callable[..., Graph]) -> None:
     model = onnx.export(trace(lambda x: x.mean(0), (torch.ones(3, 2),), ({0: Dim("n", min=1)},)))
     assert [n.op_type for n in model.graph.node] == ["ReduceMean"]
