@@ -23,7 +23,7 @@ from capture.frontends.bindings import Constants, add_literal_input
 from capture.frontends.dynamic import Axis, complete_shapes, flat_axes, grow
 from capture.frontends.fx_import import FxImporter
 from capture.frontends.place import LineRecorder, Place
-from capture.frontends.quiet import as_in_training
+from capture.frontends.quiet import as_in_training, without_own_notes
 from capture.frontends.sizes import Sizes
 from capture.frontends.source import Sources
 from capture.ir import Graph, ScalarType, Value
@@ -49,6 +49,7 @@ def capture_with_export(
         if not strict:
             place = Place(model)
             place.boundary = capture_with_export.__code__
+            stack.enter_context(without_own_notes())
             stack.enter_context(fx_traceback.preserve_node_meta())
             stack.enter_context(LineRecorder(place))
         shapes = complete_shapes(model, args, kwargs, dynamic_shapes)

@@ -14,8 +14,8 @@ from torch._guards import TracingContext
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from capture.errors import ModelError, UsageError
-from capture.frontends.attribute_names import assigned_numbers
+from capture.errors import CaptureError, ModelError, UsageError
+from capture.frontends.attribute_names import assigned_numbers, attribute_names
 from capture.frontends.dispatch import capture_with_dispatch
 from capture.frontends.export import capture_exported, capture_with_export
 from capture.frontends.failures import Failure, UnsoundError, combined_error, user_frame
@@ -23,7 +23,7 @@ from capture.frontends.fx import capture_graph_module, capture_with_fx
 from capture.frontends.global_state import GlobalStateError, unchanged_globals
 from capture.frontends.quiet import noting_assignments, silence
 from capture.frontends.sharing import apart, blame, check_writes
-from capture.frontends.soundness import agrees, check_layouts, equal, is_real, run_aside
+from capture.frontends.soundness import agrees, check_layouts, equal, is_real, lost_write, run_aside
 from capture.frontends.state import ModelState, StateGuard
 from capture.ir import Graph
 from capture.logs import logger
@@ -147,15 +147,37 @@ def _attempt(
     changed = [*guard.changed, *assigned]
     unsure = name in _UNSURE or ModelState(model).shares_memory
     numbers = assigned_numbers(model)
-    if (changed or numbers or unsure) and is_real(args, kwargs):
+    rebound = _assigned_buffers(model)
+    if (changed or numbers or rebound or unsure) and is_real(args, kwargs):
         first = _check_calls(model, args, kwargs, changed, numbers)
-        if unsure and not agrees(graph, model, first, args, kwargs):
+        if lost := lost_write(graph, model, first):
+            raise _lost(name, lost)
+        if (rebound or unsure) and not agrees(graph, model, first, args, kwargs):
             why = "Symbolic tracing sees no tensors: isinstance(x, torch.Tensor), say, is false in it."
             raise UnsoundError(
                 f"{name} traced something else than the model does on the example inputs",
                 why=why if name == "torch.fx" else "It does not see every write to a tensor.",
             )
+    elif rebound and name == "torch.export (strict)":  # it drops assignments, and nothing can be run
+        raise _lost(name, rebound[0])
     return graph
+
+
+def _assigned_buffers(model: nn.Module) -> list[str]:
+    """The paths of the buffers that forward assigns, by its code: ``self.cache = torch.roll(...)``."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, part in model.named_modules()
+        if part._buffers
+        for name in sorted(attribute_names(type(part))[1] & part._buffers.keys())
+    ]
+
+
+def _lost(name: str, path: str) -> CaptureError:
+    return CaptureError(
+        f"{name} loses what the model writes to its buffer {path}",
+        hint=f"write to it in place, as in self.{path.rpartition('.')[2]}.copy_(new)",
+    )
 
 
 def _check_calls(

@@ -10,11 +10,13 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch._C import _DisableAutocast
+from torch.fx import traceback as fx_traceback
 
-__all__ = ["announced", "as_in_training", "noting_assignments", "silence"]
+__all__ = ["announced", "as_in_training", "noting_assignments", "silence", "without_own_notes"]
 
 _FLAGS = ("_is_compiling_flag", "_is_exporting_flag")  # what torch.export itself sets; there is no public way
 
@@ -47,6 +49,25 @@ def announced() -> Iterator[None]:
     finally:
         for name, value in flags.items():
             setattr(torch.compiler, name, value)
+
+
+@contextlib.contextmanager
+def without_own_notes() -> Iterator[None]:
+    """Keep torch's notes on its own functions off the nodes, which its non-strict export may trip over.
+
+    Nodes share the dict of the notes, so one made by a meta kernel shows on placeholders; which kernels run
+    depends on what torch's cache of fake tensors holds from captures before.
+    """
+    annotate = fx_traceback.annotate
+
+    def users_only(notes: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if "_torchdynamo_disable" in notes else annotate(notes)
+
+    try:
+        fx_traceback.annotate = users_only  # type: ignore[assignment]
+        yield
+    finally:
+        fx_traceback.annotate = annotate
 
 
 @contextlib.contextmanager
