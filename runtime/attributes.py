@@ -58,14 +58,15 @@ class ModuleGuards:
       elements of sets; the arguments of a `functools.partial`;
     - the fields of other objects in attributes, such as ``self.config.scale``: plain ones, containers of at
       most 64 items, and which objects the others are;
-    - the class attributes and methods that forward, or what it calls on self, mentions;
+    - the class of each module, its class attributes, and the methods that forward, or what it calls on self,
+      mentions;
     - `training` of the module itself, and of a part where its code or any user's code mentions it;
     - that forward hooks were registered or removed.
 
     Not watched are attributes that forward itself assigns (a counter, the longest input so far); what lies
     deeper in objects, such as ``self.config.encoder.scale``, or in their ``__slots__``, or in an object that
-    is torch's own; globals, closures and default arguments of functions; and class attributes and layers'
-    attributes that code reads by a name made at run time.
+    is torch's own; the elements of NumPy arrays; globals, closures and default arguments of functions;
+    methods, and attributes of torch's layers, that code reads by a name made at run time.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -77,6 +78,8 @@ class ModuleGuards:
         self._containers = [table.items for table in found.tables]
         self._lengths = list(map(len, self._containers))
         self._places = Places(self._slots)
+        self._modules = list(self._parts.values())
+        self._classes = list(map(type, self._modules))
         self._hooked = _hooked(self._parts)
         self._hooks: list[Any] = [h for part in self._parts.values() for h in _hooks(part) if h]
         self._hook_counts = list(map(len, self._hooks))
@@ -91,6 +94,7 @@ class ModuleGuards:
         if (
             self._places.unchanged
             and list(map(len, self._containers)) == self._lengths
+            and list(map(type, self._modules)) == self._classes
             and self._handles == RemovableHandle.next_id
             and list(map(len, self._hooks)) == self._hook_counts
             and all(_elements(items) == elements for _, items, elements in self._sets)
@@ -107,6 +111,9 @@ class ModuleGuards:
         for path, items, elements in self._sets:
             if _elements(items) != elements:
                 raise _changed(f"the attribute {path} has other elements than when captured")
+        for (path, part), cls in zip(self._parts.items(), self._classes, strict=True):
+            if type(part) is not cls:
+                raise _changed(f"the class of {path or 'the model'} was {cls.__name__} when captured")
         if _hooked(self._parts) != self._hooked:
             raise _changed("a forward hook was registered or removed")
         self._slots, self._places = slots, Places(slots)

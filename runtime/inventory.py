@@ -110,7 +110,7 @@ class Inventory:
                     self.settings.append(Slot(_join(path, name), store, name, None))
         if part._modules or not is_torchs:
             self.tables.append(Table(path, part._modules, "submodule"))
-        if not is_torchs:
+        if not is_torchs or isinstance(part, (nn.ParameterList, nn.ParameterDict)):
             self.tables += [Table(path, s, "weight") for s in (part._parameters, part._buffers)]
         for name, child in part._modules.items():
             self._value(_join(path, name), part._modules, name, child)
@@ -138,6 +138,9 @@ class Inventory:
         elif isinstance(value, set):
             self.sets.append((path, value))
             self.tables.append(Table(path, value))
+            for i, item in enumerate(value):
+                if isinstance(item, nn.Module) and id(item) not in self._seen:
+                    self._part(f"{path}.{i}", item)
         elif isinstance(getattr(value, "__dict__", None), dict) and not _is_torchs(type(value)):
             if largest > _LARGEST:  # else it is the field of an object
                 self._objects.append((path, value))
@@ -179,13 +182,15 @@ class Inventory:
                     self.settings.append(Slot(_join(path, name), part.__dict__, name, value))
 
     def _class(self, cls: type[nn.Module]) -> None:
-        """The class attributes and methods that forward mentions."""
+        """The methods that forward mentions, and the class attributes that are none."""
         mentioned, assigned = attribute_names(cls)
         names = (mentioned | {"forward", "__call__"}) - assigned
         for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
+            held = names & base.__dict__.keys()
             if not _is_torchs(base):
                 self.tables.append(Table(base.__name__, base.__dict__, "class attribute", noticed=names))
-            for name in sorted(names & base.__dict__.keys()):
+                held |= {n for n, v in base.__dict__.items() if _is_data(n, v)} - assigned
+            for name in sorted(held):
                 if (base, name) not in self._members:
                     self._members.add((base, name))
                     self._value(f"{base.__name__}.{name}", base.__dict__, name, base.__dict__[name])
@@ -193,6 +198,12 @@ class Inventory:
 
 def _pairs(container: Any) -> Iterator[tuple[Any, Any]]:
     yield from list(container.items() if isinstance(container, dict) else enumerate(container))
+
+
+def _is_data(name: str, value: Any) -> bool:
+    """Whether a member of a class is no method, property or anything of Python's own."""
+    plain = not callable(value) and not hasattr(type(value), "__get__")
+    return plain and not name.startswith(("__", "_abc_"))
 
 
 def _is_torchs(cls: type) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
@@ -79,13 +80,23 @@ def _mentioned_by(function: FunctionType) -> frozenset[str]:
 
 
 def _called(member: Any) -> list[FunctionType]:
-    """The plain functions that code names and that stand beside it, but for torch's own."""
+    """The plain functions that code names, of those beside it and around it; none of torch's own."""
     function = _function(member)
     if function is None:
         return []
     names = {name for code in _codes(member) for name in code.co_names}
-    found = (function.__globals__.get(name) for name in names)
+    found = [function.__globals__.get(name) for name in names]
+    found += _enclosed(function)
     return [f for f in found if isinstance(f, FunctionType) and not f"{f.__module__}.".startswith("torch.")]
+
+
+def _enclosed(function: FunctionType) -> list[Any]:
+    """The values of a function's closure; a variable that was never assigned has none."""
+    found = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):
+            found.append(cell.cell_contents)
+    return found
 
 
 def _function(member: Any) -> FunctionType | None:

@@ -45,7 +45,11 @@ def test_an_input_that_is_written_to_may_share_memory_with_no_other() -> None:
     with pytest.raises(GuardError, match="the inputs a and b share memory"):
         f(y[:3], y[1:])
     assert f(torch.ones(6)[:3], torch.ones(3)).tolist() == [2.0, 2.0, 2.0]
-    assert f(*torch.ones(3, 2).unbind(1)).tolist() == [2.0, 2.0, 2.0]  # one storage, no element in common
+    columns = torch.ones(3, 2).unbind(1)  # one storage, no element in common
+    with pytest.raises(GuardError, match="the input a has a strided memory layout, captured contiguous"):
+        f(*columns)
+    f = runtime.compile(Writes(), columns, backend="aten")
+    assert f(*torch.ones(3, 2).unbind(1)).tolist() == [2.0, 2.0, 2.0]
 
 
 def test_nan_that_a_kernel_would_lose_is_noticed() -> None:

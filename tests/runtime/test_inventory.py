@@ -70,6 +70,8 @@ class Model(Base):
         self.cfg: dict[str, float] = {}
         self.terms = [1.0]
         self.sub = nn.Linear(4, 4)
+        self.more = nn.ParameterList([nn.Parameter(torch.ones(4))])
+        self.several = {nn.Linear(4, 4)}
         self.config = Config()
         self.space = SimpleNamespace(shift=torch.ones(4))
         self.bias: nn.Parameter | None
@@ -85,6 +87,8 @@ class Model(Base):
         x = self.add(x, torch.ones(self.size)) * self.options.scale * self.table["a"]
         x = self.layers[0](x) * self.cfg.get("k", 1.0) + sum(self.terms) + self.space.shift
         x = drop(self.sub(x), self.sub) * self.config.scale + self.config.widths[0]
+        for part in self.several:
+            x = part(x) * sum(self.more)
         return x if self.bias is None else x + self.bias
 
 
@@ -145,6 +149,14 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "list of a config": (lambda m: m.config.widths.__setitem__(0, 3), "config.widths.0 was 4"),
     "object of a config": (lambda m: setattr(m.config, "inner", Options()), "config.inner was a Options"),
     "missing parameter": (give("bias", nn.Parameter(torch.ones(4))), "the attribute bias was None"),
+    "class of a module": (
+        lambda m: setattr(m.sub, "__class__", type("Other", (nn.Linear,), {"forward": zero})),
+        "the class of sub was Linear when captured",
+    ),
+    "parameter of a list": (
+        lambda m: m.more.append(nn.Parameter(torch.ones(4))),
+        "the weight more.1 was added",
+    ),
     "hook": (lambda m: m.sub.register_forward_hook(zero), "a forward hook was registered or removed"),
     "hook of a module in a list": (lambda m: m.layers[0].register_forward_pre_hook(zero), "a forward hook"),
 }
@@ -177,13 +189,25 @@ def in_place(model: Any) -> None:
         model.layers[0].weight.mul_(2)
 
 
+def in_place_in_a_set(model: Any) -> None:
+    for part in model.several:
+        with torch.no_grad():
+            part.bias.add_(1)
+
+
 def reassigned(model: Any) -> None:
     model.layers[0].weight = nn.Parameter(torch.ones(4, 4))
 
 
 @pytest.mark.parametrize(
     "change",
-    [in_place, reassigned, lambda m: m.ws[0].mul_(2), lambda m: setattr(m.space, "shift", torch.zeros(4))],
+    [
+        in_place,
+        in_place_in_a_set,
+        reassigned,
+        lambda m: m.ws[0].mul_(2),
+        lambda m: setattr(m.space, "shift", torch.zeros(4)),
+    ],
 )
 def test_weights_are_taken_up(model: Any, change: Callable[[Any], Any]) -> None:
     f = compiled(model)
