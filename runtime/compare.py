@@ -25,7 +25,7 @@ from torch import Tensor
 
 from capture.ir import Graph
 from capture.ir.types import DTYPE_NAMES
-from runtime.reference import Outcome, Reference, observed_call, reference, runnable
+from runtime.reference import Outcome, Reference, observed_call, reference, runnable, undone
 from runtime.tolerances import tolerance
 
 __all__ = ["OutputParity", "Parity", "compare", "judge", "judge_results"]
@@ -128,11 +128,9 @@ def judge(
     made: Reference, f: Callable[..., Any], *, atol: float | None = None, rtol: float | None = None
 ) -> Parity:
     """`compare`, for a reference that was made before."""
-    ours, eager, fp64 = (
-        observed_call(runnable(f), made.args, made.kwargs, made.buffers),
-        made.eager,
-        made.fp64,
-    )
+    with undone(f), made.kept.resumed():  # what ran since then may have moved the buffers on
+        ours = observed_call(runnable(f), made.args, made.kwargs, made.buffers)
+    eager, fp64 = made.eager, made.fp64
     source, note = made.source or "eager", f"no fp64 reference ({made.problem})" if made.problem else ""
     if ours.spec != eager.spec or ours.paths != eager.paths:
         reason = f"returns another structure: {_shape_of(ours)}, eager {_shape_of(eager)}"

@@ -12,7 +12,7 @@ from runtime.benchmark import Benchmark, benchmark
 from runtime.compare import Parity, judge
 from runtime.peak import measured_peak
 from runtime.profile import Profile, profile
-from runtime.reference import Reference, reference, runnable
+from runtime.reference import Reference, first_line, reference, runnable, undone
 from runtime.report import Report, build_report
 
 __all__ = ["Measured", "measure", "measure_steps"]
@@ -24,12 +24,16 @@ Say = Callable[..., None]
 
 @dataclass(frozen=True)
 class Measured:
-    """What running a model told; `peak` in bytes, None for ONNX Runtime's own memory, which is not seen."""
+    """What running a model told; `peak` in bytes, None for ONNX Runtime's own memory, which is not seen.
+
+    `unprofiled` says why there is no profile of a side.
+    """
 
     peak: int | None
     parity: Parity
     timing: Benchmark
     profiles: dict[str, Profile]
+    unprofiled: dict[str, str]
 
 
 def measure(
@@ -93,20 +97,25 @@ def measure_steps(
     say("measuring latency")
     # Where eager is kept, both are the same thing: a second figure would be noise.
     engines = {"eager": eager} if f.backend == "eager" else {"eager": eager, "ours": f}
-    timing = benchmark(
-        engines,
-        args,
-        kwargs,
-        warmup=warmup,
-        iters=iters,
-        seconds=seconds,
-        progress=lambda done, rounds: say("measuring latency", done, rounds),
-    )
+    with undone(eager), undone(f):
+        timing = benchmark(
+            engines,
+            args,
+            kwargs,
+            warmup=warmup,
+            iters=iters,
+            seconds=seconds,
+            progress=lambda done, rounds: say("measuring latency", done, rounds),
+        )
     tell("latency", timing)
     say("profiling")
-    sides = {"eager": eager, "optimized": f}
-    profiles = {side: profile(side_f, args, kwargs, runs=PROFILE_RUNS) for side, side_f in sides.items()}
-    return Measured(peak, parity, timing, profiles)
+    profiles, unprofiled = {}, {}
+    for side, side_f in {"eager": eager, "optimized": f}.items():
+        try:
+            profiles[side] = profile(side_f, args, kwargs, runs=PROFILE_RUNS)
+        except Exception as error:  # what a recorder cannot follow must not cost the rest
+            unprofiled[side] = first_line(error)
+    return Measured(peak, parity, timing, profiles, unprofiled)
 
 
 def same_inputs(made: Reference, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

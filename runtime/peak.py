@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from runtime.reference import clone_inputs, runnable
+from runtime.reference import clone_inputs, runnable, undone
 
 __all__ = ["measured_peak"]
 
@@ -29,10 +29,11 @@ def measured_peak(
     """
     function = runnable(f)
     given, given_kw = clone_inputs((tuple(args), dict(kwargs or {})))
-    with torch.no_grad():
+    with torch.no_grad(), undone(f):
         function(*given, **given_kw)
         release_arenas(f)
-        events, returned = _allocations(lambda: function(*given, **given_kw))
+        with undone(f):  # holds buffers that the call replaces: the profiler did not see where they began
+            events, returned = _allocations(lambda: function(*given, **given_kw))
     kept = set() if include_results else _still_held(events, returned)
     live = peak = 0
     for number, (_, size) in enumerate(events):

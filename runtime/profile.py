@@ -14,7 +14,7 @@ import torch
 from capture.ir.serialize import write_aside
 from runtime.benchmark import no_garbage_collection
 from runtime.recorders import EagerRecorder, Event, line_recorder
-from runtime.reference import clone_inputs, runnable
+from runtime.reference import clone_inputs, runnable, undone
 
 __all__ = ["Profile", "chrome_trace", "profile"]
 
@@ -76,7 +76,9 @@ def profile(
     function, make = _recorder(f)
     given, given_kw = clone_inputs((tuple(args), dict(kwargs or {})))
     recorded: list[list[Event]] = []
-    with torch.no_grad(), no_garbage_collection():
+    # torch.cond compiles itself when it is called, but not under a recorder.
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with torch.no_grad(), no_garbage_collection(), undone(f), uncompiled:
         function(*given, **given_kw)
         for _ in range(runs):
             with make() as recorder:

@@ -40,7 +40,12 @@ class Event:
 
 
 class EagerRecorder(TorchDispatchMode):
-    """Times every ATen op that runs under it, with its module and the user's line that asked for it."""
+    """Times every ATen op that runs under it, with its module and the user's line that asked for it.
+
+    A higher-order op, such as `torch.cond`, is timed as a whole: torch lets no mode see into it.
+    """
+
+    supports_higher_order_operators = True
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -20,9 +20,18 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from capture.errors import CaptureError, ModelError
-from capture.ir import Graph
+from capture.ir import Constant, Graph
 
-__all__ = ["Kept", "Outcome", "Reference", "clone_inputs", "first_line", "observed_call", "reference"]
+__all__ = [
+    "Kept",
+    "Outcome",
+    "Reference",
+    "clone_inputs",
+    "first_line",
+    "observed_call",
+    "reference",
+    "undone",
+]
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -42,6 +51,7 @@ class Reference:
     """The model's outcome in its own dtypes and in fp64.
 
     `source` says where the fp64 side comes from; where it cannot be had it is None, and `problem` says why.
+    `kept` holds the buffers that both started from.
     """
 
     args: tuple[Any, ...]
@@ -50,7 +60,8 @@ class Reference:
     eager: Outcome
     fp64: Outcome | None
     source: str
-    problem: str = ""
+    problem: str
+    kept: Kept
 
 
 def reference(
@@ -69,6 +80,7 @@ def reference(
     graph = model if isinstance(model, Graph) else graph
     run = runnable(model)
     buffers = dict(run.named_buffers()) if isinstance(run, nn.Module) else {}
+    kept = Kept(run, buffers.values())
     with torch.compiler.set_stance("force_eager"):  # what fails in fp64 must not stay failed in torch.compile
         double, problem = _double(run, graph, args, kwargs)  # before eager, which may write to buffers
     try:
@@ -86,7 +98,7 @@ def reference(
             source = "fp64 graph"
         except Exception as error:
             problem = f"{problem}; the graph in fp64: {first_line(error)}"
-    return Reference(tuple(args), kwargs, buffers, eager, double, source, "" if double else problem)
+    return Reference(tuple(args), kwargs, buffers, eager, double, source, "" if double else problem, kept)
 
 
 def runnable(model: Any) -> Callable[..., Any]:
@@ -138,6 +150,34 @@ class Kept:
             for tensor, before in self._before:
                 if not _same(tensor, before):  # a write, even of the same, would look like an update
                     tensor.copy_(before)
+
+    @contextlib.contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Inside all is as it was when this was made; afterwards as it has become since."""
+        since = Kept(self._module, [tensor for tensor, _ in self._before])
+        self.restore()
+        try:
+            yield
+        finally:
+            since.restore()
+
+
+@contextlib.contextmanager
+def undone(f: Any) -> Iterator[None]:
+    """Call `f` inside at will: afterwards its buffers, and what its graph writes to, are as they were.
+
+    Args:
+        f: a module, or what was compiled of one; any other callable keeps nothing.
+    """
+    module = f if isinstance(f, nn.Module) else getattr(f, "module", None)
+    buffers = list(module.buffers()) if isinstance(module, nn.Module) else []
+    graphs = [g for name in ("captured", "graph") if isinstance(g := getattr(f, name, None), Graph)]
+    targets = [c.tensor for graph in graphs for c in graph.writebacks if isinstance(c, Constant)]
+    kept = Kept(f, {id(t): t for t in (*buffers, *targets) if t is not None}.values())
+    try:
+        yield
+    finally:
+        kept.restore()
 
 
 def observed_call(

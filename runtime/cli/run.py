@@ -101,7 +101,8 @@ def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, want
     compiled.report = files.report
     terminal.print()
     terminal.files(f"{folder.path}/", terminal.written)
-    for warning in files.warnings:
+    unprofiled = [f"no per-op times of {side}: {reason}" for side, reason in found.unprofiled.items()]
+    for warning in (*unprofiled, *files.warnings):
         terminal.line(Text(warning, style="dim"))
     terminal.json(files.report.to_dict())
     check(found.parity, compiled, loaded.args, loaded.kwargs)

@@ -26,6 +26,7 @@ def check(parity: Parity, compiled: Compiled, args: Sequence[Any], kwargs: Mappi
     """
     if parity.ok:
         return
+    optimized = any(record.changed for record in compiled.graph.history)
     failed = [row for row in parity.outputs if not row.ok]
     more = f"; {len(failed) - 1} more outputs fail" if len(failed) > 1 else ""
     if any(row.reason.startswith("NaN") for row in failed):
@@ -35,13 +36,16 @@ def check(parity: Parity, compiled: Compiled, args: Sequence[Any], kwargs: Mappi
             where=place,
             why="\n".join(filter(None, (source, parity.reason + more))),
             hint="look for a division by zero, the log of a negative number, an overflow in a narrow dtype."
-            if place
+            if place or not optimized
             else "--disable-pass NAME finds the pass that brings it in.",
         )
+    tolerant = "--atol and --rtol if this much is fine."
     raise VerificationError(
         "the results are not right",
         why=parity.reason + more,
-        hint="--disable-pass NAME finds the pass that breaks it; --atol and --rtol if this much is fine.",
+        hint=f"--disable-pass NAME finds the pass that breaks it; {tolerant}"
+        if optimized
+        else f"another --frontend, or another --backend; {tolerant}",
     )
 
 

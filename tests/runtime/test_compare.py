@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import runtime
 from capture import capture
 from capture.errors import ModelError
 from models import bert, gpt2, resnet
-from runtime.compare import Parity, compare, judge_results, reference_scale
+from runtime.compare import Parity, compare, judge, judge_results, reference_scale
 from runtime.reference import reference
 from runtime.tolerances import tolerance
 
@@ -383,3 +384,31 @@ def test_a_verdict_prints_as_one_line() -> None:
     assert repr(right) == "<Parity ok: error vs fp64 ours 0.0e+00, eager 0.0e+00, at most 1.9e-06>"
     wrong = judge_results([torch.tensor([1, 2])], [torch.tensor([1, 3])], None)
     assert repr(wrong) == "<Parity FAILED: integers differ; out: 1 of 2 differ, first at [1]: 2, eager 3>"
+
+
+class Running(nn.Module):
+    """A mean over calls: what it gives depends on how often it was called before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("sum", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        self.sum = self.sum + x
+        return self.sum / (self.count + 1)
+
+
+@pytest.mark.parametrize("frontend", ["auto", "dispatch"])
+def test_calls_between_the_two_sides_do_not_matter(frontend: str) -> None:
+    model, args = Running(), (torch.ones(4),)
+    f = runtime.compile(model, args, backend="aten", frontend=frontend)
+    made = reference(model, args)
+    for _ in range(3):
+        f(*args)
+        model(*args)
+    count, total = model.count.clone(), model.sum.clone()
+    assert judge(made, f)
+    assert torch.equal(model.count, count)
+    assert torch.equal(model.sum, total)

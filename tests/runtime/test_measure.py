@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+
+import pytest
 import torch
 
 import runtime
@@ -71,3 +74,17 @@ def test_parity_is_that_of_the_inputs_given() -> None:
     assert kept.ok
     other = (torch.full_like(args[0], float("nan")),)
     assert "NaN" in measure_steps(model, f, other, seconds=0.1, iters=1).parity.reason
+
+
+def test_a_side_that_cannot_be_profiled_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, args = mlp.small(), mlp.example_inputs(2, "small")
+    f = runtime.compile(model, args, backend="aten")
+
+    def broken(*_: object) -> None:
+        raise ValueError("no lines here")
+
+    monkeypatch.setattr(importlib.import_module("runtime.profile"), "line_recorder", broken)
+    found = measure_steps(model, f, args, seconds=0.1, iters=1)
+    assert list(found.profiles) == ["eager"]
+    assert found.unprofiled == {"optimized": "ValueError: no lines here"}
+    assert found.parity

@@ -175,3 +175,44 @@ def test_the_peak_leaves_inputs_alone_and_counts_an_arena() -> None:
 def test_the_profiler_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     measured_peak(torch.relu, (torch.randn(4),))
     assert capfd.readouterr() == ("", "")
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        return torch.cond(y.sum() > 0, lambda t: torch.relu(t + 1), lambda t: t - 1, (y,))
+
+
+@pytest.mark.parametrize("backend", ["aten", "eager"])
+def test_a_higher_order_op_is_timed_as_a_whole(backend: str) -> None:
+    args = (torch.ones(4),)
+    model = Branches()
+    f = runtime.compile(model, args, backend=backend)
+    for side in (model, f):
+        assert "higher_order.cond" in {row["op"] for row in profile(side, args).rows()}
+
+
+class Counts(nn.Module):
+    """A buffer that it writes to in place, and one that it replaces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("n", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n += 1
+        self.last = self.last + x
+        return self.last / self.n
+
+
+@pytest.mark.parametrize("backend", ["aten", "eager"])
+def test_measuring_leaves_buffers_as_they_were(backend: str) -> None:
+    model, args = Counts(), (torch.ones(4),)
+    held = dict(model.named_buffers())
+    f = runtime.compile(model, args, backend=backend)
+    for side in (model, f):
+        profile(side, args)
+        measured_peak(side, args)
+        assert all(buffer is held[name] for name, buffer in model.named_buffers())
+        assert not any(buffer.any() for buffer in held.values())
