@@ -62,19 +62,19 @@ def argmin(op: Builder, x: Any, dim: Any = None, keepdim: bool = False) -> oir.V
 
 def index_of(op: Builder, name: str, x: Any, dim: int | None, keepdim: bool) -> oir.Value:
     """The place of the extreme: of the first NaN where there is one."""
-    if 0 in x.type.shape:  # then there is no place; runtimes give the wrong number of dimensions
-        return op.ConstantOfShape(list(op.results[-1].shape), value=torch.tensor([0]))
     computed = {torch.int16: torch.int32, torch.bool: torch.int32}.get(x.type.dtype, x.type.dtype)
     value = op.cast(x, computed)
     flat = dim is None or not x.type.rank
     if flat:
-        value, dim = op.Reshape(value, [-1]), 0
+        value, axis = op.Reshape(value, [-1]), 0
+    else:
+        axis = dim % x.type.rank  # a negative one, of nothing, gives runtimes the wrong number of dimensions
     kept = int(keepdim and not flat)
-    index = op.call(name, value, axis=dim, keepdims=kept)
+    index = op.call(name, value, axis=axis, keepdims=kept)
     if computed.is_floating_point:
         mask = is_nan(op, value, torch.int32)
-        some = op.cast(op.ReduceMax(mask, [dim], keepdims=kept), torch.bool)
-        index = op.Where(some, op.ArgMax(mask, axis=dim, keepdims=kept), index)
+        some = op.cast(op.ReduceMax(mask, [axis], keepdims=kept), torch.bool)
+        index = op.Where(some, op.ArgMax(mask, axis=axis, keepdims=kept), index)
     return op.Reshape(index, [1] * x.type.rank) if flat and keepdim else index
 
 

@@ -232,7 +232,7 @@ def cosine_similarity(op: Builder, a: Any, b: Any, dim: int = 1, eps: float = 1e
     for x in (a, b):
         norm = op.ReduceL2(op.cast(x, dtype), [dim], keepdims=1)
         units.append(op.Div(op.cast(x, dtype), op.Max(norm, op.cast(eps, dtype))))
-    return op.ReduceSum(op.Mul(*units), [dim], keepdims=0)
+    return op.ReduceSum(op.Mul(*units), [dim % (op.result.rank + 1)], keepdims=0)
 
 
 @lowers(aten.cumsum)

@@ -80,7 +80,7 @@ def median(op: Builder, x: Any, dim: int, keepdim: bool = False) -> Any:
     pair = _ordered(op, x, dim, (_size(x, dim) - 1) // 2, keepdim)
     if not x.type.dtype.is_floating_point or not x.type.rank:
         return pair
-    mask = is_nan(op, op.value(x), torch.int32)
+    mask, dim = is_nan(op, op.value(x), torch.int32), dim % x.type.rank
     first = op.ArgMax(mask, axis=dim, keepdims=int(keepdim))
     some = op.cast(op.ReduceMax(mask, [dim], keepdims=int(keepdim)), torch.bool)
     return op.Where(some, op.const(math.nan, x.type.dtype), pair[0]), op.Where(some, first, pair[1])
@@ -123,4 +123,4 @@ def bucketize(op: Builder, first: Any, second: Any, *, right: bool = False, **ot
     dtype = torch.promote_types(values.type.dtype, bounds.type.dtype)
     reached = "Greater" if right else "GreaterOrEqual"  # never for NaN, which goes behind all
     hits = op.Not(op.call(reached, op.cast(bounds, dtype), op.Unsqueeze(op.cast(values, dtype), [-1])))
-    return op.cast(op.ReduceSum(op.cast(hits, torch.int64), [-1], keepdims=0), op.result.dtype)
+    return op.cast(op.ReduceSum(op.cast(hits, torch.int64), [values.type.rank], keepdims=0), op.result.dtype)

@@ -238,8 +238,10 @@ def test_gelu_of_doubles(same: Callable[..., None]) -> None:
     same(lambda x: F.gelu(x, approximate="tanh"), x, atol=1e-15)
 
 
-def test_extremes_of_rows_that_are_not_there(same: Callable[..., None]) -> None:
-    same(lambda x: (*x.max(1), *x.min(1, keepdim=True), x.argmax(1)), torch.zeros(0, 4))
+def test_rows_that_are_not_there(same: Callable[..., None]) -> None:
+    x = torch.zeros(0, 4)
+    same(lambda x: (*x.max(-1), *x.min(1, keepdim=True), x.argmax(-1), F.cosine_similarity(x, x, -1)), x)
+    same(lambda x: torch.bucketize(x, torch.tensor([-1.0, 0, 2])), torch.zeros(0))
 
 
 INTEGER_IMAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
