@@ -21,8 +21,8 @@ class WeightGuards:
     Watched are the identity, the memory and the version of each tensor, in every place where the module holds
     it: parameters, buffers, attributes, class attributes, and the containers, modules and objects in these
     (see `Inventory`). What leaves no trace is not seen: an update through ``weight.data``, or of an inference
-    tensor, or of one that only a global or a closure leads to. The module itself is watched by
-    `ModuleGuards`.
+    tensor, or of one that only a global or a closure leads to. Nor is a tensor that is no constant of the
+    graph, since forward asks for nothing but its shape. The module itself is watched by `ModuleGuards`.
 
     Args:
         graph: its constants are what is frozen; those that it writes itself may change.
