@@ -130,12 +130,24 @@ def _trials(match: Match, names: Sequence[str], recording: Recording | None) -> 
     for number, (kind, sizes) in enumerate([*rows, *((kind, _SIZES[0]) for kind in extremes)]):
         env = {n: _within(match.graph.dims.get(n, Range(0)), sizes[i % 5]) for i, n in enumerate(names)}
         yield [
-            _Trial(
-                kind, [_drawn(match, v, env, recording, kind, spread, generator) for v in match.leaves], env
-            )
+            _Trial(kind, [drawn[v] for v in match.leaves], env)
             for spread in ((True, False) if is_safe_to_spread(match) else (False,))
-            for generator in [torch.Generator().manual_seed(number)]
+            for drawn in [_all_drawn(match, env, recording, kind, spread, number)]
         ]
+
+
+def _all_drawn(
+    match: Match,
+    env: Mapping[str, int],
+    recording: Recording | None,
+    kind: str,
+    spread: bool,
+    seed: int,
+) -> dict[Value, torch.Tensor]:
+    """Random operands; two parameters may stand for one value."""
+    generator = torch.Generator().manual_seed(seed)
+    values = dict.fromkeys(match.leaves)
+    return {v: _drawn(match, v, env, recording, kind, spread, generator) for v in values}
 
 
 def _recorded(match: Match, value: Value, recording: Recording) -> Any:

@@ -141,6 +141,12 @@ def test_a_row_without_numbers_that_an_operator_hides_is_seen(run: Run) -> None:
     assert run(graph, spelled, operator, q, k, v, excused=excused).history[-1].changed
 
 
+def test_one_value_for_two_parameters_is_drawn_once(run: Run) -> None:
+    graph = graph_of(lambda x: torch.sin(x) * torch.exp(x), X)
+    rule = (lambda x, y: torch.sin(x) * torch.exp(y), lambda x, y: torch.exp(y) * torch.cos(x - torch.pi / 2))
+    assert run(graph, *rule, X, X).history[-1].changed
+
+
 def test_what_overflows_on_the_way_need_not_in_the_replacement(run: Run) -> None:
     """In fp64 exp(300) is finite, and the two agree."""
     graph = graph_of(lambda x: torch.log(1 + torch.exp(x)), X)

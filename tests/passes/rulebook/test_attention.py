@@ -159,6 +159,21 @@ def test_causal_masks_of_a_dynamic_length(function: Function) -> None:
     torch.testing.assert_close(found.run(q, k, v), function(q, k, v), rtol=1e-4, atol=1e-5)
 
 
+def test_a_part_of_a_larger_causal_mask_with_a_dynamic_length() -> None:
+    largest = torch.ones(64, 64).tril().bool()
+
+    def function(x: Tensor) -> Tensor:
+        length = x.shape[1]
+        scores = x @ x.transpose(1, 2)
+        return w(scores.masked_fill(~largest[:length, :length], -math.inf)) @ x
+
+    length = torch.export.Dim("length", min=1, max=63)
+    found = rewritten(function, torch.randn(2, 9, 8), dynamic_shapes=(({1: length},),))
+    assert attention(found).arg("is_causal")
+    x = torch.randn(2, 31, 8)
+    torch.testing.assert_close(found.run(x), function(x), rtol=1e-4, atol=1e-5)
+
+
 def test_a_mask_that_is_no_triangle_stays_a_mask() -> None:
     mask = torch.ones(L, L).tril(1)
     found = rewritten(lambda q, k, v: w((q @ t(k) * 0.3).masked_fill(mask == 0, -math.inf)) @ v, *operands())
