@@ -4,8 +4,9 @@ A round calls each engine in turn and then again in the reverse order (A B B A),
 machine hits all alike. The ratio's interval is a bootstrap over rounds, as calls within one are not
 independent (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; percentile method, 95 %). The
 noise floor compares each engine's first legs with its second ones: the same function against itself, so that
-any difference is noise. Minima cross-check the medians: on a busy machine, an engine whose threads wait for
-each other waits for a core in most of its calls, while one that computes in a single thread seldom does.
+any difference is noise. On a busy machine an engine whose threads wait for each other waits for a core in
+each call, for milliseconds, while one that computes in a single thread seldom does. So the time that threads
+wait for a core is counted, and minima cross-check the medians.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from capture.errors import UsageError
+from runtime.cores import Waiting
 from runtime.reference import clone_inputs, runnable
 
 __all__ = ["Benchmark", "Row", "benchmark", "no_garbage_collection", "num_threads", "summarize"]
@@ -32,7 +34,7 @@ SHORTEST_SAMPLE = (
 )
 MOST_ROUNDS, FEWEST_ROUNDS = 10, 3
 LONGEST_LEG = 50  # calls; more of them tell nothing new
-BUSY = 0.15  # a noise floor above this says more of the machine than of the engines
+BUSY = 0.15  # a noise floor, or a share of time waited, above it says more of the machine than of the engines
 MOST_APART = 1.5  # a ratio of medians that differs by more from that of the minima is no verdict
 OVERTIME = 1.5  # of the time given, where a busy machine makes calls slower than they were at first
 Leg = list[float]
@@ -57,6 +59,7 @@ class Benchmark:
         intervals: 95 % intervals of these.
         noise_floor: the largest difference seen of an engine from itself, as a fraction (0.02: two per cent).
         threads: threads of torch's pool.
+        waited: the share of the time that threads waited for a core; 0 where that is not known.
     """
 
     rows: dict[str, Row]
@@ -65,6 +68,7 @@ class Benchmark:
     noise_floor: float
     rounds: int
     threads: int
+    waited: float = 0.0
 
     @property
     def baseline(self) -> str:
@@ -83,6 +87,8 @@ class Benchmark:
         """Why the ratio of an engine (the last one unless named) is no verdict; empty where it is one."""
         if self.noise_floor > BUSY:
             return f"machine busy: an engine against itself differed by {self.noise_floor:.0%}"
+        if self.waited > BUSY:
+            return f"machine busy: threads waited for a core for {min(self.waited, 1.0):.0%} of the time"
         name = name or next(reversed(self.rows))
         if name not in self.ratios:
             return ""
@@ -133,6 +139,7 @@ def benchmark(
         took = {name: warm_up(call, warmup) for name, call in calls.items()}
         planned, leg_calls = plan(took, seconds, iters, rounds)
         legs: dict[str, list[tuple[Leg, Leg]]] = {name: [] for name in calls}
+        waiting = Waiting()
         latest = time.perf_counter() + OVERTIME * seconds if (rounds, iters) == (None, None) else math.inf
         for done in range(planned):
             first = {name: time_calls(calls[name], leg_calls[name]) for name in calls}
@@ -143,7 +150,7 @@ def benchmark(
                 progress(done + 1, planned)
             if done + 1 >= FEWEST_ROUNDS and time.perf_counter() > latest:
                 break
-    return summarize(legs, threads=count)
+    return summarize(legs, threads=count, waited=waiting.share())
 
 
 def plan(
@@ -221,7 +228,9 @@ def warm_up(call: Callable[[], Any], count: int) -> float:
     return max(fastest, 1e-7)
 
 
-def summarize(legs: Mapping[str, Sequence[tuple[Leg, Leg]]], *, threads: int, seed: int = 0) -> Benchmark:
+def summarize(
+    legs: Mapping[str, Sequence[tuple[Leg, Leg]]], *, threads: int, waited: float = 0.0, seed: int = 0
+) -> Benchmark:
     """Statistics of the samples (milliseconds) of each engine: one pair of legs per round."""
     flat = {name: [t for pair in rounds for leg in pair for t in leg] for name, rounds in legs.items()}
     rows = {n: Row(tuple(s), statistics.median(s), min(s)) for n, s in flat.items()}
@@ -231,7 +240,7 @@ def summarize(legs: Mapping[str, Sequence[tuple[Leg, Leg]]], *, threads: int, se
     generator = np.random.default_rng(seed)
     intervals = {name: _interval(legs[baseline], legs[name], generator) for name in others}
     noise = max(abs(_median(r, 0) / _median(r, 1) - 1) for r in legs.values())
-    return Benchmark(rows, ratios, intervals, noise, len(legs[baseline]), threads)
+    return Benchmark(rows, ratios, intervals, noise, len(legs[baseline]), threads, waited)
 
 
 def _median(rounds: Sequence[tuple[Leg, Leg]], leg: int) -> float:

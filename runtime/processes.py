@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def benchmark_processes(
     failed: dict[str, str] = {}
     baseline = next(iter(engines))
     planned: list[tuple[int, dict[str, int]]] = []
+    waited: list[float] = []
     for repeat in range(repeats):
         with ExitStack() as stack:
             workers: dict[str, Worker] = {}
@@ -92,10 +94,13 @@ def benchmark_processes(
                 planned = [plan(took, seconds, iters, rounds)]
             for name, pairs in _rounds(workers, planned[0], say).items():
                 legs.setdefault(name, []).extend(pairs)
+            waited += [share for worker in workers.values() for share in worker.waited]
     for name in failed:  # perhaps at a second start only
         legs.pop(name, None)
         described.pop(name, None)
-    return ProcessBenchmark(summarize(legs, threads=count), described, failed)
+    return ProcessBenchmark(
+        summarize(legs, threads=count, waited=statistics.fmean(waited)), described, failed
+    )
 
 
 def _rounds(
@@ -118,6 +123,7 @@ class Worker:
 
     def __init__(self, process: subprocess.Popen[str], errors: Any) -> None:
         self._process, self._errors = process, errors
+        self.waited: list[float] = []  # the share of each leg that threads waited for a core
 
     def answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -140,6 +146,7 @@ class Worker:
         answer = self.answer()
         if "error" in answer:
             raise CaptureError("an engine failed while it was timed", why=answer["error"])
+        self.waited.append(answer["waited"])
         samples: Leg = answer["samples"]
         return samples
 

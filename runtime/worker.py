@@ -3,7 +3,7 @@
 The argument is a JSON object: ``engine`` (eager, aten, onnx or inductor), ``model`` and whatever else
 `capture.loading.load` takes, ``level``, ``disable``, ``passes``, ``rules``, ``frontend``, ``dynamic``,
 ``seed``, ``threads``, ``warmup``. Each line on stdin, ``{"calls": n}``, is answered by
-``{"samples": [ms, ...]}``.
+``{"samples": [ms, ...], "waited": share}`` (see runtime/cores.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from runtime.benchmark import no_garbage_collection, time_calls, warm_up
+from runtime.cores import Waiting
 
 __all__ = ["main"]
 
@@ -43,7 +44,9 @@ def main() -> None:
     with torch.no_grad(), no_garbage_collection():
         reply({**described, "seconds_a_call": warm_up(call, spec["warmup"])})
         for line in sys.stdin:
-            reply({"samples": time_calls(call, json.loads(line)["calls"])})
+            waiting = Waiting()
+            samples = time_calls(call, json.loads(line)["calls"])
+            reply({"samples": samples, "waited": waiting.share()})
 
 
 def prepare(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -196,6 +196,14 @@ def test_a_busy_machine_gives_no_verdict() -> None:
     assert busy.doubt() == "machine busy: an engine against itself differed by 17%"
 
 
+def test_threads_that_wait_for_a_core_give_no_verdict() -> None:
+    """As where a thread of the baseline's pool waits in every call: medians and minima agree."""
+    legs = {"eager": [([110.0] * 4, [111.0] * 4)] * 4, "ours": [([0.1] * 4, [0.1] * 4)] * 4}
+    assert summarize(legs, threads=2, waited=0.02).doubt() == ""
+    found = summarize(legs, threads=2, waited=0.42)
+    assert found.doubt() == "machine busy: threads waited for a core for 42% of the time"
+
+
 def test_medians_that_the_minima_deny_are_no_verdict() -> None:
     """Threads that wait a scheduler's turn for each other in all calls but a few."""
     waiting = [([10.0, 10.0, 10.0, 0.02], [10.0, 10.0, 10.0, 10.0])] * 8
@@ -228,6 +236,7 @@ class FakeWorker:
     def __init__(self, engine: str) -> None:
         FakeWorker.starts += 1
         self.engine, self.start = engine, FakeWorker.starts
+        self.waited = [0.5, 0.3]
 
     def answer(self) -> dict[str, object]:
         if self.engine == "late" and self.start > 3:
@@ -250,6 +259,7 @@ def test_repetitions_weigh_the_same_and_an_engine_that_fails_later_is_out(
     assert list(found.timing.rows) == list(found.engines) == ["eager", "ours"]
     assert found.failed == {"late": "out of memory"}
     assert found.timing.ratio_interval == (1.0, 1.0)
+    assert found.timing.waited == pytest.approx(0.4)
 
 
 def test_a_baseline_that_fails_is_an_error() -> None:
