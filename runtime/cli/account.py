@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from rich.text import Text
 
-from capture.ir import Graph
+from capture.ir import Graph, TensorType
 from passes.base import PassRecord
 from runtime.benchmark import Benchmark
 from runtime.cli.terminal import Terminal
@@ -41,8 +41,9 @@ def header(
     dtype: str,
     inputs: Sequence[str],
     dynamic: Sequence[str] = (),
+    note: str = "",
 ) -> None:
-    """What is at hand."""
+    """What is at hand, and what is to be noted of it."""
     shown = "input " + ", ".join(inputs)
     if len(inputs) > 4:
         shown = f"{len(inputs)} inputs: {', '.join(inputs[:3])}, ..."
@@ -50,6 +51,8 @@ def header(
     terminal.line(
         Text(model, style="bold"), title, f"{human_count(parameters)} parameters", dtype, shown, varying
     )
+    if note:
+        terminal.line(Text(note, style="dim"), indent=2)
     terminal.print()
 
 
@@ -59,6 +62,15 @@ def tell_capture(terminal: Terminal, graph: Graph, seconds: float) -> None:
     terminal.line(f"{graph.frontend:<{WIDE}}", f"{nodes:>{NARROW}}", took(seconds), label="capture")
     for frontend, reason in attempts:
         terminal.line(Text(f"{frontend} failed: {first_line(reason)}", style="dim"), indent=2)
+    if idle := idle_inputs(graph):
+        terminal.line(Text(f"the result does not depend on {', '.join(idle)}", style="dim"), indent=2)
+
+
+def idle_inputs(graph: Graph) -> list[str]:
+    """Names of the tensors that nothing reads or writes; those of varying sizes may be asked for these."""
+    tensors = [v for v in graph.inputs if isinstance(v.type, TensorType)]
+    fixed = [v for v in tensors if all(isinstance(size, int) for size in v.type.shape)]
+    return [v.name for v in fixed if not v.num_uses and v not in graph.writebacks]
 
 
 def tell_optimize(terminal: Terminal, captured: Graph, graph: Graph, level: str, seconds: float) -> None:
@@ -99,24 +111,25 @@ def tell_pass(terminal: Terminal, record: PassRecord, done: str, wide: int) -> N
 def tell_memory(terminal: Terminal, graph: Graph, measured: int | None, backend: str = "") -> None:
     """Naive, planned and measured bytes of the activations; who holds the peak."""
     plan = graph.memory_plan
-    parts = (
-        [] if measured is None else [f"{human_size(measured)} measured" + " in eager" * (backend == "eager")]
-    )
+    # What eager takes says nothing of the plan.
+    parts = [] if measured is None or backend == "eager" else [f"{human_size(measured)} measured"]
     if plan is None:
         if parts:
             terminal.line(*parts, Text("no plan: it is made at level 2", style="dim"), label="memory")
         return
     bound = plan.lower_bound_bytes
-    tight = "= lower bound" if plan.arena_bytes == bound else f"lower bound {human_size(bound)}"
+    tight = " = lower bound" if plan.arena_bytes == bound else f" lower bound {human_size(bound)}"
+    if plan.arena_bytes == plan.naive_bytes == bound:  # nothing could share memory
+        tight = ""
     terminal.line(
         f"{human_size(plan.naive_bytes)} naive",
-        f"{human_size(plan.arena_bytes)} planned {tight}",
+        f"{human_size(plan.arena_bytes)} planned{tight}",
         *parts,
         label="memory",
     )
     holders = [plan.buffers[i] for i in plan.peak_holders]
-    if backend == "onnx":
-        terminal.line(Text("the plan is for aten; ONNX Runtime makes its own", style="dim"), indent=11)
+    if other := {"onnx": "ONNX Runtime makes its own", "eager": "eager has none"}.get(backend):
+        terminal.line(Text(f"the plan is for aten; {other}", style="dim"), indent=11)
     elif holders:
         modules = modules_by_name(graph)
         largest = sorted(holders, key=lambda b: -b.size)

@@ -48,7 +48,8 @@ def wanted(options: SimpleNamespace) -> dict[str, Path]:
     if not asked and options.output:
         asked = [kind for kind, name in DEFAULTS.items() if options.output.endswith(Path(name).suffix)]
     if not asked:
-        raise UsageError("nothing to write", hint="--onnx [FILE] or --python [FILE]")
+        what = f"-o {options.output} does not say what to write" if options.output else "nothing to write"
+        raise UsageError(what, hint="--onnx [FILE] or --python [FILE], or -o FILE.onnx or FILE.py")
     for kind in asked:
         options.model, given[kind] = model_and_file(options.model, given[kind], Path(DEFAULTS[kind]).suffix)
     if options.model is None:

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 import runtime
+from passes import optimize
 from runtime.benchmark import summarize
 from runtime.cli import account
 from runtime.cli.terminal import Terminal
 from runtime.compile import Candidate
+from tests.handmade import parse
 
 CALM = [([30.0, 31.0], [31.0, 30.0])] * 4
 FAST = [([10.0, 10.5], [10.5, 10.0])] * 4
@@ -62,3 +64,23 @@ def test_eager_that_is_kept_is_one_figure(latency) -> None:
     assert "eager is kept: nothing that is right was faster" in out
     assert "ours" not in out
     assert "eager was asked for" in latency("eager", eager=CALM)
+
+
+@pytest.mark.parametrize(
+    ("backend", "line"),
+    [
+        ("aten", "memory     64 B naive    64 B planned    32 B measured"),
+        ("eager", "memory     64 B naive    64 B planned"),
+    ],
+)
+def test_memory_tells_what_means_something(
+    capsys: pytest.CaptureFixture[str], backend: str, line: str
+) -> None:
+    graph = parse("""
+        graph(%x: f32[16])
+          %0: f32[16] = aten.exp(%x)
+          %1: f32[16] = aten.relu(%0)
+          return %1
+    """)
+    account.tell_memory(Terminal(), optimize(graph, passes=["memory"]), 32, backend)
+    assert capsys.readouterr().out.splitlines()[0] == line

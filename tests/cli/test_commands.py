@@ -64,6 +64,9 @@ def test_export_needs_a_file_that_can_be_written(cli, folder: Path) -> None:
     done = cli("export", MODEL)
     assert done.code == 2
     assert "--onnx [FILE] or --python [FILE]" in done.err
+    unknown = cli("export", MODEL, "-o", "net.txt").err
+    assert "-o net.txt does not say what to write" in unknown
+    assert "-o FILE.onnx or FILE.py" in unknown
     (folder / "taken").write_text("a file")
     assert cli("export", MODEL, "--python", "taken/net.py").code == 2
     assert cli("export", MODEL, "--python", str(folder)).code == 2
