@@ -39,6 +39,7 @@ class Loaded:
         factory: the name of the function that made it; empty for a .pt2 file.
         source: the file that it comes from.
         evaluate, calibration_data: what the model's module offers under these names, or None.
+        was_training: it was made in training mode, and switched to eval.
     """
 
     module: nn.Module | ExportedProgram
@@ -49,6 +50,7 @@ class Loaded:
     source: str = ""
     evaluate: Callable[..., float] | None = None
     calibration_data: Callable[..., Any] | None = None
+    was_training: bool = False
 
 
 def load(
@@ -81,6 +83,8 @@ def load(
     module = _import(place)
     factory = chosen or "build"
     model = _build(module, factory, batch)
+    was_training = model.training
+    model.eval()
     if weights is not None:
         load_weights(model, weights, module)
     args, kwargs = _named_inputs(model, given) if given else _example_inputs(module, factory, batch)
@@ -94,6 +98,7 @@ def load(
         source=module.__file__ or "",
         evaluate=getattr(module, "evaluate", None),
         calibration_data=getattr(module, "calibration_data", None),
+        was_training=was_training,
     )
 
 
@@ -151,10 +156,20 @@ def _import_file(file: Path) -> ModuleType:
             f"the file {file} cannot be imported",
             where=user_line(error),
             why=f"{type(error).__name__}: {error}",
+            hint=_as_module(file) if "relative import" in str(error) else None,
         ) from error
     finally:
         sys.path.remove(str(file.parent))
     return module
+
+
+def _as_module(file: Path) -> str:
+    """How to name a file that is part of a package: as a module, from the folder that holds the package."""
+    parts, folder = [file.stem], file.parent
+    while not parts[1:] or (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return f"{'.'.join(parts)} in the place of the file, from the folder {folder}"
 
 
 def _build(module: ModuleType, name: str, batch: int) -> nn.Module:
@@ -162,7 +177,7 @@ def _build(module: ModuleType, name: str, batch: int) -> nn.Module:
     if factory is None:
         raise _no_factory(module, name)
     if isinstance(factory, nn.Module):
-        return factory.eval()
+        return factory
     if not callable(factory):
         raise UsageError(
             f"{module.__name__}:{name} is a {type(factory).__name__}, not a function that makes a model"
@@ -170,7 +185,7 @@ def _build(module: ModuleType, name: str, batch: int) -> nn.Module:
     model = _call(f"{module.__name__}:{name}", factory, {"batch": batch})
     if not isinstance(model, nn.Module):
         raise UsageError(f"{module.__name__}:{name} returned a {type(model).__name__}, not an nn.Module")
-    return model.eval()
+    return model
 
 
 def _no_factory(module: ModuleType, name: str) -> UsageError:
@@ -242,6 +257,10 @@ def _named_inputs(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inputs by name as the arguments of forward: positional as far as there is no gap."""
     parameters = inspect.signature(model.forward).parameters
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [n for n, p in parameters.items() if p.kind in plain and p.default is p.empty]
+    if inputs.keys() <= parameters.keys() and not inputs.keys() >= set(needed):
+        _pick(inputs, list(dict.fromkeys([*needed, *inputs])))
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         _pick(inputs, list(parameters), partly=True)
     args: list[torch.Tensor] = []

@@ -65,7 +65,7 @@ def dry_run(terminal: Terminal, options: SimpleNamespace) -> int:
     account.tell_memory(terminal, made.graph, None)
     terminal.print()
     folder = options.output or default_folder(options.model)
-    terminal.line(f"dry run: nothing was executed; a run would write to {folder}/")
+    terminal.line(f"dry run: nothing was executed, no dtype or value checked; a run would write to {folder}/")
     terminal.json(
         {
             "model": full_name(options.model, loaded),
@@ -149,6 +149,7 @@ def tell_header(terminal: Terminal, options: SimpleNamespace, loaded: Loaded) ->
         main_dtype(loaded.module, loaded.args),
         describe_inputs(loaded.module, loaded.args, loaded.kwargs),
         options.dynamic,
+        "it was in training mode: switched to eval" if loaded.was_training else "",
     )
 
 

@@ -55,7 +55,11 @@ def load_model(terminal: Terminal, options: SimpleNamespace) -> Loaded:
         raise UsageError("--input and --inputs exclude each other", hint="one of them")
     inputs: Any = options.inputs_file
     if options.inputs:
-        inputs = dict(parse_input(text) for text in options.inputs)
+        inputs = {}
+        for name, tensor in map(parse_input, options.inputs):
+            if name in inputs:
+                raise UsageError(f"--input names {name} twice", hint=f"--input {name}=... once")
+            inputs[name] = tensor
     terminal.say(f"loading {options.model}")
     return load(
         options.model,

@@ -290,3 +290,14 @@ def test_dynamic_sizes_reach_the_graph(folder: Path) -> None:
     graph = capture(loaded.module, loaded.args, dynamic_shapes=parse_dynamic("x:0=batch[1..64]"))
     assert str(graph).startswith("graph(%x: f32[batch, 4]) where batch in [1, 64]")
     assert isinstance(parse_dynamic("x:0=batch")["x"][0], Dim)
+
+
+def test_a_file_of_a_package_is_to_be_named_as_a_module(folder: Path, tmp_path_factory) -> None:
+    package = tmp_path_factory.mktemp("elsewhere") / "nets"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "parts.py").touch()
+    (package / "net.py").write_text("from . import parts\n")
+    with pytest.raises(ModelError, match="attempted relative import") as caught:
+        load(str(package / "net.py"))
+    assert f"nets.net in the place of the file, from the folder {package.parent}" in str(caught.value)

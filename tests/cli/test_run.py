@@ -158,6 +158,7 @@ def test_tolerances_decide(cli, model_file: Callable[..., str]) -> None:
     assert done.code == 1
     assert "FAILED" in done.out
     assert done.err.startswith("error: the results are not right\n  out: error vs fp64")
+    assert "--disable-pass" not in done.err  # nothing was optimised
     assert cli(*args, "--atol", "0.01").code == 0
 
 
@@ -226,3 +227,56 @@ def test_a_small_terminal(cli, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_colour_and_no_progress_in_a_pipe(done) -> None:
     assert "\x1b" not in done.out + done.err
     assert all(line == line.rstrip() for line in done.out.splitlines())
+
+
+TWO_INPUTS = """import torch
+from torch import nn
+
+
+class Two(nn.Module):
+    def forward(self, x, y, z=None):
+        return x + y.shape[-1]
+
+
+def build():
+    return Two()
+
+
+def example_inputs(batch=1):
+    return torch.ones(batch, 4), torch.ones(batch, 4)
+"""
+
+
+def test_what_is_to_be_noted_of_a_model(cli, folder: Path) -> None:
+    (folder / "two_inputs.py").write_text(TWO_INPUTS)
+    done = cli("two_inputs", "--dry-run")
+    assert "it was in training mode: switched to eval" in done.out
+    assert "the result does not depend on y" in done.out
+    plain = cli(MODEL, "--dry-run").out
+    assert "training mode" not in plain
+    assert "does not depend" not in plain
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (("x=2x4",), "the input 'y' is not given\n  the model's inputs are x, y"),
+        (("x=2x4", "x=3x4"), "--input names x twice"),
+    ],
+)
+def test_inputs_that_do_not_fit(cli, folder: Path, inputs: tuple[str, ...], said: str) -> None:
+    (folder / "two_inputs.py").write_text(TWO_INPUTS)
+    done = cli("two_inputs", *(word for text in inputs for word in ("--input", text)), "--dry-run")
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_higher_order_ops_are_measured(cli, model_file: Callable[..., str], folder: Path) -> None:
+    model_file("branches", "return torch.cond(x.sum() > 0, lambda t: t + 1, lambda t: t - 1, (x,))")
+    done = cli("branches", "--emit", "", "--iters", "1")
+    assert done.code == 0, done.err
+    assert "no per-op times" not in done.out
+    assert {row["side"] for row in Report.load(folder / "capture-out/branches/report.json")["ops"]} == {
+        "eager",
+        "optimized",
+    }
