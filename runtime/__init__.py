@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from capture._lazy import lazy_names
 
 if TYPE_CHECKING:
     from runtime.benchmark import benchmark
@@ -28,18 +29,7 @@ _HOMES = {
     "measure": "runtime.measure",
     "profile": "runtime.profile",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import torch when it is needed: `python -m capture --help` answers at once."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
 
 class _Runtime(ModuleType):
