@@ -55,8 +55,8 @@ def capture(
 
     Args:
         model: an `nn.Module`; a `GraphModule`, also as a torch.compile backend is given it; a function of
-            tensors; or an `ExportedProgram`, which needs no arguments. It stays in the mode it is in, training
-            or eval.
+            tensors; or an `ExportedProgram`, which needs no arguments. It is captured as it is, in training
+            or eval mode.
         args, kwargs: example arguments of the call. Only shapes, dtypes and devices of tensors matter.
         dynamic_shapes: which sizes vary, as `torch.export.export` takes it.
         frontend: ``auto`` walks the ladder; ``export``, ``fx`` and ``dispatch`` keep to their part of it.
