@@ -29,6 +29,7 @@ def export(
     opset: int = 23,
     external_data: bool | Literal["auto"] = "auto",
     weights: bool = True,
+    keep_nan: bool = False,
 ) -> onnx.ModelProto:
     """The graph, captured or optimised, as an ONNX model.
 
@@ -47,6 +48,8 @@ def export(
             where they must. The model returned then refers to that file.
         weights: without them, parameters past 1 KB refer to a data file that is not written: a model to look
             at, or to be given its weights by `onnxruntime.SessionOptions.add_external_initializers`.
+        keep_nan: let NaN, and windows of -inf alone, through max pooling, which runtimes may pass over. A
+            second pooling then stands beside each.
 
     Raises:
         UnsupportedOpError: an operator, or a use of it, has no ONNX form; names it and the user's line.
@@ -55,7 +58,9 @@ def export(
     require("onnx", "onnx_ir")
     from codegen.onnx.exporting import export_model
 
-    return export_model(graph, path, opset=opset, external_data=external_data, weights=weights)
+    return export_model(
+        graph, path, opset=opset, external_data=external_data, weights=weights, keep_nan=keep_nan
+    )
 
 
 def check(

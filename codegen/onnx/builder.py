@@ -47,8 +47,9 @@ class Builder:
     `capture.ir.Value`, the output of an earlier call, a list of sizes (an int64 vector) or None (left out).
     """
 
-    def __init__(self, opset: int) -> None:
+    def __init__(self, opset: int, keep_nan: bool = False) -> None:
         self.opset = opset
+        self.keep_nan = keep_nan  # where that costs much
         self.domains: dict[str, int] = {}
         self.initializers: dict[str, oir.Value] = {}
         self.constants: dict[str, Constant] = {}  # those among the initializers that are the graph's

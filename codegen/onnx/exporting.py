@@ -27,7 +27,13 @@ SMALL = 1024  # bytes: smaller constants stay in the model always
 
 
 def export_model(
-    graph: Graph, path: str | os.PathLike[str] | None, *, opset: int, external_data: Any, weights: bool
+    graph: Graph,
+    path: str | os.PathLike[str] | None,
+    *,
+    opset: int,
+    external_data: Any,
+    weights: bool,
+    keep_nan: bool,
 ) -> onnx.ModelProto:
     """What `codegen.onnx.export` does."""
     if external_data not in (True, False, "auto"):
@@ -35,11 +41,11 @@ def export_model(
     target = None if path is None else Path(path)
     data = f"{'model.onnx' if target is None else target.name}.data"
     if not weights:
-        proto, _ = export_parts(graph, opset=opset, location=data)
+        proto, _ = export_parts(graph, opset=opset, location=data, keep_nan=keep_nan)
         if target is not None:
             _write(target, lambda place: onnx.save(proto, place))
         return proto
-    model, constants = _translated(graph, opset)
+    model, constants = _translated(graph, opset, keep_nan)
     unbound = next((n for n, c in constants.items() if c.tensor is None), None)
     if unbound is not None:
         hint = "graph.bind(state_dict), or weights=False"
@@ -60,13 +66,13 @@ def export_model(
 
 
 def export_parts(
-    graph: Graph, *, opset: int = 23, location: str = "weights"
+    graph: Graph, *, opset: int = 23, location: str = "weights", keep_nan: bool = False
 ) -> tuple[onnx.ModelProto, dict[str, Constant]]:
     """The model with its large constants left out, and all constants by their name in it.
 
     For runtimes that take the weights from memory; `is_outside` tells which they have to be given.
     """
-    model, constants = _translated(graph, opset)
+    model, constants = _translated(graph, opset, keep_nan)
     return validate(structure(model, constants, location)), constants
 
 
@@ -75,11 +81,11 @@ def is_outside(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
-def _translated(graph: Graph, opset: int) -> tuple[oir.Model, dict[str, Constant]]:
+def _translated(graph: Graph, opset: int, keep_nan: bool) -> tuple[oir.Model, dict[str, Constant]]:
     """The model without what nothing uses, and its constants by name."""
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not supported", hint=f"{OPSETS[0]} to {OPSETS[-1]}")
-    model, constants = translate(graph, opset)
+    model, constants = translate(graph, opset, keep_nan=keep_nan)
     RemoveUnusedNodesPass()(model)
     return model, {name: c for name, c in constants.items() if name in model.graph.initializers}
 

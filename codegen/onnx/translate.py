@@ -23,13 +23,13 @@ from codegen.onnx.naming import output_names
 PRODUCER = "torch-capture"
 
 
-def translate(graph: Graph, opset: int) -> tuple[oir.Model, dict[str, Constant]]:
+def translate(graph: Graph, opset: int, *, keep_nan: bool = False) -> tuple[oir.Model, dict[str, Constant]]:
     """The graph as an ONNX model that shares the constants' memory; and the constants by initializer name.
 
     Raises:
         UnsupportedOpError: an op, or an operand of one, has no lowering.
     """
-    builder = Builder(opset)
+    builder = Builder(opset, keep_nan)
     inputs: list[oir.Value] = []
     for value in graph.inputs:
         if not isinstance(value.type, LiteralType):

@@ -118,14 +118,14 @@ class _Window:
         return dict(kernel_shape=self.kernel, strides=self.stride, pads=[*self.padding, *after])
 
     def largest(self, value: oir.Value) -> oir.Value:
-        """The largest of each window, NaN where there is one, -inf where there is nothing else.
+        """The largest of each window; to keep NaN, NaN where there is one, -inf where there is nothing else.
 
-        Runtimes may pass over NaN and begin with the lowest finite number. What each window holds is
-        therefore pooled beside: 2 for NaN, 0 for -inf.
+        Runtimes may pass over NaN and begin with the lowest finite number. What each window holds is then
+        pooled beside: 2 for NaN, 0 for -inf.
         """
         op, dtype = self.op, self.x.type.dtype
         attributes = dict(dilations=self.dilation, **self.attributes())
-        if not dtype.is_floating_point:
+        if not (op.keep_nan and dtype.is_floating_point):
             return op.MaxPool(value, **attributes)
         lowest, one, two = (op.const(number, dtype) for number in (-math.inf, 1, 2))
         kinds = op.Where(op.IsNaN(value), two, op.Cast(op.Greater(value, lowest), to=dtype))

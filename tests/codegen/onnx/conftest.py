@@ -26,7 +26,9 @@ def captured(fn: Callable[..., Any], args: Sequence[Any], dynamic_shapes: Any = 
     return capture(fn, tuple(args), dynamic_shapes=dynamic_shapes, frontend=frontend)
 
 
-def assert_same(fn: Callable[..., Any], *args: Any, atol: float = 1e-5, opset: int = 23) -> None:
+def assert_same(
+    fn: Callable[..., Any], *args: Any, atol: float = 1e-5, opset: int = 23, keep_nan: bool = False
+) -> None:
     """Eager, the graph and ONNX Runtime give the same: within atol of each other, integers exactly."""
     graph = captured(fn, args)
     with torch.no_grad():
@@ -34,7 +36,8 @@ def assert_same(fn: Callable[..., Any], *args: Any, atol: float = 1e-5, opset: i
     for a, b in zip(pytree.tree_leaves(graph.run(*args)), wanted, strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
     exact = all(not torch.as_tensor(w).is_floating_point() for w in wanted)
-    assert onnx.check(onnx.export(graph, opset=opset), graph, args) <= (0 if exact else atol)
+    model = onnx.export(graph, opset=opset, keep_nan=keep_nan)
+    assert onnx.check(model, graph, args) <= (0 if exact else atol)
 
 
 @pytest.fixture

@@ -144,7 +144,15 @@ NAN_FUNCTIONS: dict[str, Callable[[torch.Tensor], Any]] = {
 def test_nan_goes_where_it_goes_in_torch(name: str, dtype: torch.dtype, same: Callable[..., None]) -> None:
     if dtype == torch.float64 and name == "activations":  # ONNX Runtime has no Elu of doubles
         return same(lambda x: (F.softshrink(x), F.hardshrink(x), F.threshold(x, 0.1, 20.0)), rows(dtype))
-    return same(NAN_FUNCTIONS[name], rows(dtype), atol=1e-2 if dtype == torch.float16 else 1e-5)
+    return same(
+        NAN_FUNCTIONS[name], rows(dtype), atol=1e-2 if dtype == torch.float16 else 1e-5, keep_nan=True
+    )
+
+
+def test_a_max_pool_is_one_node_unless_nan_is_kept(trace: Callable[..., Graph]) -> None:
+    graph = trace(lambda x: F.max_pool2d(x, 2), (torch.ones(1, 1, 4, 4),))
+    assert [n.op_type for n in onnx.export(graph).graph.node] == ["MaxPool"]
+    assert [n.op_type for n in onnx.export(graph, keep_nan=True).graph.node].count("MaxPool") == 2
 
 
 def test_nan_stays_in_its_bin(same: Callable[..., None]) -> None:
