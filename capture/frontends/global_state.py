@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils import _device
 
 from capture.frontends.failures import UnsoundError
 
@@ -15,7 +16,8 @@ __all__ = ["GlobalStateError", "unchanged_globals"]
 _SEED = 0x5EED_0F_CA97  # that of the random numbers while the model is traced: no model sets the same
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch.set_default_dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch.set_default_device": (torch.get_default_device, torch.set_default_device),
+    # None where none is set: setting the one that is then used would leave a mode switched on.
+    "torch.set_default_device": (lambda: _device.CURRENT_DEVICE, torch.set_default_device),
     "torch.set_num_threads": (torch.get_num_threads, torch.set_num_threads),
     "torch.set_float32_matmul_precision": (
         torch.get_float32_matmul_precision,

@@ -131,6 +131,7 @@ def _settings() -> list[object]:
         torch.get_rng_state().tolist(),
         torch.get_default_dtype(),
         torch.get_default_device(),
+        torch.utils._device.CURRENT_DEVICE,  # torch.compile breaks its graphs where one is set
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
