@@ -130,17 +130,15 @@ class _Work:
     def size(self, root: Value) -> int:
         return self.sizes(self.replay.nbytes[root]) or 0
 
-    def excess(self) -> tuple[int, int]:
-        """How far above the budget the graph is: (at most, over all steps)."""
-        alive = self.bytes_by_step(self.live())
+    def excess(self, alive: Sequence[int]) -> tuple[int, int]:
+        """Of the bytes alive at each step: (the most, how far they are above the budget in all)."""
         return max(alive, default=0), sum(max(0, n - self.budget) for n in alive)
 
     def step(self) -> bool:
         """Give up the buffer that is best given up at a fullest step; False where none lowers the excess."""
         live = self.live()
         alive = self.bytes_by_step(live)
-        fullest = max(alive, default=0)
-        before = fullest, sum(max(0, n - self.budget) for n in alive)
+        before = fullest, _ = self.excess(alive)
         if not before[1]:
             return False
         over = [0, *accumulate(n > self.budget for n in alive)]
@@ -150,7 +148,7 @@ class _Work:
                 trial = self.replay.give_up(root, at)
                 if trial is None:
                     continue
-                after = self.excess()
+                after = self.excess(self.bytes_by_step(self.live()))
                 if after[0] <= before[0] and after[1] < before[1]:
                     return True
                 self.replay.undo(trial)
