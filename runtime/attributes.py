@@ -67,10 +67,12 @@ class ModuleGuards:
     deeper in objects, such as ``self.config.encoder.scale``, or in their ``__slots__``, or in an object that
     is torch's own; the elements of NumPy arrays; globals, closures and default arguments of functions;
     methods, and attributes of torch's layers, that code reads by a name made at run time.
+
+    Args:
+        found: what the module looked like when it was captured.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        found = Inventory(module)
+    def __init__(self, found: Inventory) -> None:
         self._parts = found.parts
         self._slots = found.settings
         self._tables = found.tables

@@ -21,6 +21,7 @@ from passes.base import Pass
 from runtime.attributes import ModuleGuards
 from runtime.executables import AtenExecutable, EagerExecutable, Executable, InterpretedGraph, OnnxExecutable
 from runtime.guards import InputGuards
+from runtime.inventory import Inventory
 from runtime.weights import WeightGuards
 
 if TYPE_CHECKING:
@@ -77,14 +78,14 @@ class Compiled:
 
     def __post_init__(self) -> None:
         self._inputs = InputGuards(self.captured)
-        self._weights = self._guard_weights()
         self._lock = threading.Lock()
         self._flat_args = _is_flat(self.captured)
         spec = self.captured.out_spec
         self._single = spec is not None and spec.is_leaf()
         self._eager = self.module if isinstance(self.executable, EagerExecutable) else None
-        guarded = self.module is not None and self._eager is None
-        self._module_guards = ModuleGuards(self.module) if guarded else None
+        held = self._inventory()
+        self._weights = self._guard_weights(held)
+        self._module_guards = None if held is None else ModuleGuards(held)
         self._devices = _device_types(self.captured)
         self._report: Report | None = None
 
@@ -137,9 +138,13 @@ class Compiled:
                 hint="call it with autocast off, or compile model.to(torch.bfloat16)",
             )
 
-    def _guard_weights(self) -> WeightGuards | None:
+    def _inventory(self) -> Inventory | None:
+        """What the module holds now; None where there is none, or it runs itself."""
+        return None if self.module is None or self._eager is not None else Inventory(self.module)
+
+    def _guard_weights(self, held: Inventory | None) -> WeightGuards | None:
         """Eager reads the module's own weights: there is nothing to go stale."""
-        return None if self.backend == "eager" else WeightGuards(self.captured, self.module)
+        return None if self.backend == "eager" else WeightGuards(self.captured, held)
 
     def _refreeze(self) -> None:
         """Fold and pack again from the weights as they are now. Where that fails all stays as it was."""
@@ -149,7 +154,8 @@ class Compiled:
             before = {name: c.tensor for name, c in self.captured.constants.items()}
             try:
                 self._take(self._weights.current())
-                watch = self._guard_weights()  # from before they are read: a change meanwhile is not missed
+                # From before they are read: a change meanwhile is not missed.
+                watch = self._guard_weights(self._inventory())
                 graph = self.recipe.optimize(self.captured)
                 made = make_executable(self.backend, graph, self.captured, self.module, self.recipe)
             except BaseException:

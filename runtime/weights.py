@@ -26,12 +26,12 @@ class WeightGuards:
 
     Args:
         graph: its constants are what is frozen; those that it writes itself may change.
-        module: where they come from, or None where the graph's own tensors are the source.
+        found: what their module holds, or None where the graph's own tensors are the source.
     """
 
-    def __init__(self, graph: Graph, module: torch.nn.Module | None) -> None:
+    def __init__(self, graph: Graph, found: Inventory | None) -> None:
         self._graph = graph
-        self._places = _places(graph, module) if module is not None else {}
+        self._places = _places(graph, found) if found is not None else {}
         self._held = Places([slot for held in self._places.values() for slot in held])
         self._bound = [
             (constant, constant.tensor)
@@ -111,10 +111,10 @@ def _tensor(slot: Slot) -> torch.Tensor | None:
     return found if isinstance(found, torch.Tensor) else None
 
 
-def _places(graph: Graph, module: torch.nn.Module) -> dict[str, list[Slot]]:
+def _places(graph: Graph, inventory: Inventory) -> dict[str, list[Slot]]:
     """The places where the module holds each constant, its own name first: several where weights are tied."""
     held: dict[Hashable, list[Slot]] = {}
-    for slot in Inventory(module).tensors:
+    for slot in inventory.tensors:
         held.setdefault(identity(slot.value), []).append(slot)
     found = {
         name: sorted(held.get(identity(constant.tensor), ()), key=lambda slot: slot.path != name)
