@@ -1,0 +1,1 @@
+"""Triton kernels, each a file that stands alone: printed from fusion regions, or from templates."""
