@@ -14,11 +14,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
+from capture.frontends.state import Kept
 from capture.logs import logger
 from runtime.compare import judge
 from runtime.compile import Candidate, Compiled
 from runtime.executables import Executable
-from runtime.reference import Kept, Reference, clone_inputs, first_line, reference
+from runtime.reference import Reference, clone_inputs, first_line, module_of, reference
 
 log = logger("runtime")
 ROUNDS = 5  # each backend is timed in every round, the order turning, so that a busy moment meets all alike
@@ -75,7 +76,7 @@ def choose(
     # Timed as users call them, guards included: on small models these decide.
     calls = {name: partial(trial(executable), *given, **given_kw) for name, executable in built.items()}
     tensors = [*pytree.tree_leaves((given, given_kw)), *made.buffers.values()]
-    kept = Kept(model, [t for t in tensors if isinstance(t, torch.Tensor)])
+    kept = Kept(module_of(model), [t for t in tensors if isinstance(t, torch.Tensor)])
     writes = bool(made.eager.written or captured.writebacks)
     medians = _medians(calls, kept.restore if writes else lambda: None)
     kept.restore()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +20,15 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from capture.errors import CaptureError, ModelError
+from capture.frontends.state import Kept, same_values
 from capture.ir import Constant, Graph
 
 __all__ = [
-    "Kept",
     "Outcome",
     "Reference",
     "clone_inputs",
     "first_line",
+    "module_of",
     "observed_call",
     "reference",
     "undone",
@@ -80,7 +81,7 @@ def reference(
     graph = model if isinstance(model, Graph) else graph
     run = runnable(model)
     buffers = dict(run.named_buffers()) if isinstance(run, nn.Module) else {}
-    kept = Kept(run, buffers.values())
+    kept = Kept(module_of(run), buffers.values())
     with torch.compiler.set_stance("force_eager"):  # what fails in fp64 must not stay failed in torch.compile
         double, problem = _double(run, graph, args, kwargs)  # before eager, which may write to buffers
     try:
@@ -124,42 +125,10 @@ def failed_forward(error: Exception) -> CaptureError:
     )
 
 
-class Kept:
-    """What a call may leave changed: the values of tensors, and which tensors are a module's buffers.
-
-    Args:
-        f: the module, or what was compiled of it; any other callable has no buffers.
-    """
-
-    def __init__(self, f: Any, tensors: Iterable[Tensor]) -> None:
-        found = f if isinstance(f, nn.Module) else getattr(f, "module", None)
-        self._module = found if isinstance(found, nn.Module) else None
-        modules = self._module.modules() if self._module is not None else ()
-        self._tables = [(m._buffers, dict(m._buffers)) for m in modules]
-        self._before = [(t, t.detach().clone()) for t in tensors]
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """The module's buffers as they are now."""
-        return {} if self._module is None else dict(self._module.named_buffers())
-
-    def restore(self) -> None:
-        for table, entries in self._tables:
-            table.update(entries)
-        with torch.no_grad():
-            for tensor, before in self._before:
-                if not _same(tensor, before):  # a write, even of the same, would look like an update
-                    tensor.copy_(before)
-
-    @contextlib.contextmanager
-    def resumed(self) -> Iterator[None]:
-        """Inside all is as it was when this was made; afterwards as it has become since."""
-        since = Kept(self._module, [tensor for tensor, _ in self._before])
-        self.restore()
-        try:
-            yield
-        finally:
-            since.restore()
+def module_of(f: Any) -> nn.Module | None:
+    """The module itself, or the one that `f` was compiled of; None for any other callable."""
+    found = f if isinstance(f, nn.Module) else getattr(f, "module", None)
+    return found if isinstance(found, nn.Module) else None
 
 
 @contextlib.contextmanager
@@ -169,11 +138,11 @@ def undone(f: Any) -> Iterator[None]:
     Args:
         f: a module, or what was compiled of one; any other callable keeps nothing.
     """
-    module = f if isinstance(f, nn.Module) else getattr(f, "module", None)
-    buffers = list(module.buffers()) if isinstance(module, nn.Module) else []
+    module = module_of(f)
+    buffers = list(module.buffers()) if module is not None else []
     graphs = [g for name in ("captured", "graph") if isinstance(g := getattr(f, name, None), Graph)]
     targets = [c.tensor for graph in graphs for c in graph.writebacks if isinstance(c, Constant)]
-    kept = Kept(f, {id(t): t for t in (*buffers, *targets) if t is not None}.values())
+    kept = Kept(module, {id(t): t for t in (*buffers, *targets) if t is not None}.values())
     try:
         yield
     finally:
@@ -187,7 +156,7 @@ def observed_call(
     given, given_kw = clone_inputs((tuple(args), dict(kwargs)))
     watched = {**input_names(given, given_kw), **{f"buffer {name}": b for name, b in buffers.items()}}
     before = {name: t.detach().clone() for name, t in watched.items()}
-    kept = Kept(f, buffers.values())
+    kept = Kept(module_of(f), buffers.values())
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -196,7 +165,7 @@ def observed_call(
         leaves = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in named.values()]
         assigned = {f"buffer {name}": buffer for name, buffer in kept.buffers.items() if name in buffers}
         after = {**watched, **assigned}
-        written = {n: t.detach().clone() for n, t in after.items() if not _same(t, before[n])}
+        written = {n: t.detach().clone() for n, t in after.items() if not same_values(t, before[n])}
     finally:
         kept.restore()
     return Outcome(leaves, list(named), pytree.tree_structure(returned), written)
@@ -294,10 +263,3 @@ def first_line(error: Exception) -> str:
     """The first line of what an error says; what kind of error, where it is not ours."""
     text = str(error).strip().partition("\n")[0]
     return text if isinstance(error, CaptureError) else f"{type(error).__name__}: {text}".removesuffix(": ")
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Bitwise equal but for NaN, which equals itself here."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())

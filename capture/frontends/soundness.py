@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch._C import _DisableAutocast
 from torch.utils import _pytree as pytree
 
 from capture.frontends.failures import UnsoundError
-from capture.frontends.state import ModelState, StateGuard
+from capture.frontends.state import Kept, ModelState, StateGuard, is_plain, same_values
 from capture.ir import Constant, Graph, Trait, has
 from capture.ir.memory import identity, overlap
 
@@ -30,9 +30,7 @@ def run_aside(
         the buffers that it put another tensor in the place of.
     """
     held = [t for t in ModelState(model).tensors.values() if not isinstance(t, nn.Parameter)]
-    kept = {t: t.detach().clone() for t in held}
-    buffers = {t: t.detach().clone() for t in model.buffers()}
-    tables = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    kept, buffers = Kept(None, held), Kept(model, model.buffers())
     outputs = []
     try:
         with StateGuard(model), torch.no_grad(), _DisableAutocast(), torch.random.fork_rng():
@@ -41,39 +39,15 @@ def run_aside(
                 torch.manual_seed(0)
                 result = model(*given, **named)
                 left = pytree.tree_map(_copied, (result, given, named, _buffers(model)))
-                outputs.append((*left, _replaced(model, tables)))
-                for table, entries in tables:
-                    table.update(entries)
-                _restore(buffers)
+                outputs.append((*left, buffers.replaced))
+                buffers.restore()
     finally:
-        _restore(kept)
+        kept.restore()
     return outputs
 
 
-def _replaced(model: nn.Module, tables: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
-    before = {(id(table), name): buffer for table, entries in tables for name, buffer in entries.items()}
-    return [
-        f"{path}.{name}" if path else name
-        for path, part in model.named_modules()
-        for name, buffer in part._buffers.items()
-        if buffer is not None and before.get((id(part._buffers), name)) is not buffer
-    ]
-
-
-def _restore(kept: Mapping[torch.Tensor, torch.Tensor]) -> None:
-    with torch.no_grad():
-        for tensor, value in kept.items():
-            # To write the same would look like an update of a weight, and fail on an expanded tensor.
-            if not _can_compare(tensor) or not _same(tensor, value, exact=True):
-                tensor.detach().copy_(value)
-
-
 def _buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {path: buffer for path, buffer in model.named_buffers() if _can_compare(buffer)}
-
-
-def _can_compare(tensor: torch.Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_meta
+    return {path: buffer for path, buffer in model.named_buffers() if is_plain(buffer)}
 
 
 def is_real(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -95,7 +69,7 @@ def lost_write(graph: Graph, model: nn.Module, seen: Any) -> str | None:
         if path in replaced:
             lost = identity(tensor) not in kept
         else:  # a write to another buffer may show in it
-            changed = path in after and not _same(after[path], tensor, exact=True)
+            changed = path in after and not same_values(after[path], tensor)
             lost = changed and not any(overlap(tensor, other) for other in written)
         if lost:
             return path
@@ -113,12 +87,12 @@ def agrees(
         return True
     given, named = pytree.tree_map(_copied, (args, dict(kwargs)))
     targets = [c.tensor for c in graph.writebacks if isinstance(c, Constant) and c.tensor is not None]
-    kept = {tensor: tensor.clone() for tensor in targets}
+    kept = Kept(None, targets)
     try:
         result = graph.run(*given, **named)
         found = pytree.tree_map(_copied, (result, given, named, _buffers(model)))
     finally:
-        _restore(kept)
+        kept.restore()
     return equal(expected[:-1], found)
 
 
@@ -192,9 +166,11 @@ def equal(a: Any, b: Any, *, exact: bool = False) -> bool:
 def _same(x: Any, y: Any, exact: bool) -> bool:
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
         return type(x) is type(y) and bool(x == y)
+    if exact:
+        return same_values(x, y)
     if (x.dtype, x.shape) != (y.dtype, y.shape):
         return False
-    inexact = (x.is_floating_point() or x.is_complex()) and not exact
+    inexact = x.is_floating_point() or x.is_complex()
     rtol = 100 * torch.finfo(x.dtype).eps if inexact else 0.0
     scale = float(x.abs().nan_to_num(0.0, 0.0, 0.0).max()) if inexact and x.numel() else 0.0
     return torch.allclose(x, y, rtol=rtol, atol=rtol * scale, equal_nan=True)

@@ -1,8 +1,8 @@
-"""A model's tensors, swapped for traced ones while it runs: parameters, buffers, and plain attributes."""
+"""A model's tensors: swapped for traced ones while it runs, and put back as they were after it ran."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from capture.errors import CaptureError
 from capture.ir.memory import identity, overlapping
 
-__all__ = ["ModelState", "StateGuard"]
+__all__ = ["Kept", "ModelState", "StateGuard", "is_plain", "same_values"]
 
 _CONTAINERS = (list, tuple, dict)
 
@@ -174,3 +174,73 @@ def _holds_tensors(key: str, value: Any) -> bool:
     if key in ("_parameters", "_buffers", "_modules") or type(value) not in _CONTAINERS:
         return False
     return any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
+
+
+class Kept:
+    """What a call may leave changed: the values of tensors, and which tensors are a module's buffers.
+
+    Args:
+        module: whose buffers may be replaced; None where there is none.
+        tensors: whose values may be written to.
+    """
+
+    def __init__(self, module: nn.Module | None, tensors: Iterable[torch.Tensor]) -> None:
+        self._module = module
+        parts = module.modules() if module is not None else ()
+        self._tables = [(part._buffers, dict(part._buffers)) for part in parts]
+        self._before = [(t, t.detach().clone()) for t in tensors]
+
+    @property
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """The module's buffers as they are now."""
+        return {} if self._module is None else dict(self._module.named_buffers())
+
+    @property
+    def replaced(self) -> list[str]:
+        """The paths of the module's buffers that are another tensor now, or new."""
+        before = {
+            (id(table), name): held for table, entries in self._tables for name, held in entries.items()
+        }
+        parts = self._module.named_modules() if self._module is not None else ()
+        return [
+            f"{path}.{name}" if path else name
+            for path, part in parts
+            for name, buffer in part._buffers.items()
+            if buffer is not None and before.get((id(part._buffers), name)) is not buffer
+        ]
+
+    def restore(self) -> None:
+        """Put all back as it was when this was made."""
+        for table, entries in self._tables:
+            table.update(entries)
+        with torch.no_grad():
+            for tensor, before in self._before:
+                # To write the same would look like an update of a weight, and fail on an expanded tensor.
+                if not is_plain(tensor):  # a sparse tensor's detached self would be another one once written
+                    tensor.copy_(before)
+                elif not same_values(tensor, before):
+                    tensor.detach().copy_(before)
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Inside all is as it was when this was made; afterwards as it has become since."""
+        since = Kept(self._module, [tensor for tensor, _ in self._before])
+        self.restore()
+        try:
+            yield
+        finally:
+            since.restore()
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether the tensor is dense and has data, so that its values can be compared."""
+    return tensor.layout is torch.strided and not tensor.is_meta
+
+
+def same_values(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two dense tensors have one dtype, one shape and equal values; NaN equals itself here."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.dtype != torch.complex32 and torch.equal(a, b):  # the quick way, which knows no complex32
+        return True
+    return bool(((a == b) | ((a != a) & (b != b))).all())
