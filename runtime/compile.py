@@ -41,16 +41,32 @@ class Candidate:
 
 @dataclass
 class Recipe:
-    """How a graph was optimised, so that it can be done again when weights change."""
+    """How a graph was optimised, so that it can be done again when weights change.
+
+    Attributes:
+        inputs: example inputs as (args, kwargs), kept where rewrites are to be checked on them.
+    """
 
     level: int = 2
     disable: tuple[str, ...] = ()
     passes: Sequence[str | Pass] | None = None
     title: str = ""
     threads: int | None = None
+    check_rewrites: bool = False
+    inputs: tuple[Sequence[Any], Mapping[str, Any]] | None = None
 
     def optimize(self, graph: Graph, **more: Any) -> Graph:
-        return optimize(graph, self.level, self.disable, passes=self.passes, **more)
+        args, kwargs = self.inputs or (None, None)
+        return optimize(
+            graph,
+            self.level,
+            self.disable,
+            passes=self.passes,
+            check_rewrites=self.check_rewrites,
+            args=args,
+            kwargs=kwargs,
+            **more,
+        )
 
 
 @dataclass
@@ -188,6 +204,7 @@ def compile(
     passes: Sequence[str | Pass] | None = None,
     frontend: str = "auto",
     verify: bool = False,
+    check_rewrites: bool = False,
     dump_dir: str | Path | None = None,
     threads: int | None = None,
     title: str = "",
@@ -203,6 +220,8 @@ def compile(
             auto: the fastest of these that is right, and eager where nothing is faster.
         disable: names of passes to leave out.
         passes: a pipeline in place of the level's.
+        check_rewrites: replay each application of a rule on the example inputs and on random ones, and refuse
+            those that differ (see `passes.optimize`), also when it folds again: the inputs are kept for that.
         threads: threads of ONNX Runtime; PyTorch's own are `torch.set_num_threads`.
         progress: called with the phase that begins.
 
@@ -222,7 +241,8 @@ def compile(
         captured = capture(model_or_graph, args, kwargs, dynamic_shapes=dynamic_shapes, frontend=frontend)
         module = model_or_graph if isinstance(model_or_graph, torch.nn.Module) else None
     captured_at = time.perf_counter()
-    recipe = Recipe(level, tuple(disable), passes, title, threads)
+    inputs = (args, kwargs or {}) if check_rewrites and (args or kwargs) else None
+    recipe = Recipe(level, tuple(disable), passes, title, threads, check_rewrites, inputs)
     graph = recipe.optimize(
         captured, verify=verify, dump_dir=dump_dir, progress=lambda name: say(f"optimize: {name}")
     )

@@ -94,6 +94,7 @@ def _write(compiled: Compiled, folder: Path) -> None:
         "level": recipe.level,
         "disable": list(recipe.disable),
         "passes": None if recipe.passes is None else [_pass_text(p) for p in recipe.passes],
+        "check_rewrites": recipe.check_rewrites,
         "planned": compiled.graph.memory_plan is not None,
         "title": recipe.title,
         "threads": recipe.threads,
@@ -132,7 +133,9 @@ def _settings(path: Path) -> tuple[str, bool, Recipe]:
         names = found["passes"]
         passes = None if names is None else [make_pass(str(name)) for name in names]
         disable = tuple(make_pass(str(name)).name for name in found["disable"])
-        return backend, bool(found["planned"]), Recipe(level, disable, passes, str(found["title"]), threads)
+        check = bool(found.get("check_rewrites"))
+        recipe = Recipe(level, disable, passes, str(found["title"]), threads, check)
+        return backend, bool(found["planned"]), recipe
     except (OSError, ValueError, TypeError, AttributeError, KeyError, CaptureError) as error:
         missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise CaptureError(

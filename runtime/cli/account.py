@@ -91,6 +91,8 @@ def tell_optimize(terminal: Terminal, captured: Graph, graph: Graph, level: str,
     wide = max((len(record.name) for record, _ in shown), default=0)
     for record, done in shown:
         tell_pass(terminal, record, done, wide)
+        for note in record.notes:
+            terminal.line(Text(note, style="yellow"), indent=6)
     if idle:
         passes = "1 more pass" if len(idle) == 1 else f"{len(idle)} more passes"
         terminal.line(Text(f"{passes} found nothing to do (-v shows them)", style="dim"), indent=2)

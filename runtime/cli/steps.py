@@ -6,8 +6,8 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +17,8 @@ import torch
 from capture import Graph, capture
 from capture.errors import UsageError
 from capture.loading import Loaded, load, parse_dynamic, parse_input
-from passes import PIPELINES, Pass, load_rules, make_pass, optimize
+from passes import PIPELINES, load_rules, make_pass, optimize
 from passes.recompute import within
-from passes.rewrite import Rewrite
 from runtime.benchmark import num_threads
 from runtime.cli.terminal import Terminal
 from runtime.compile import Compiled, compile
@@ -97,16 +96,6 @@ def named_passes(options: SimpleNamespace, level: int) -> list[str] | None:
     return within(chosen or PIPELINES[level], options.max_memory) if options.max_memory else chosen
 
 
-def pipeline(options: SimpleNamespace, level: int, loaded: Loaded) -> Sequence[str | Pass] | None:
-    """`named_passes`; with --check-rewrites rules are checked on the example inputs."""
-    chosen = named_passes(options, level)
-    if not options.check_rewrites:
-        return chosen
-    steps = [make_pass(step) for step in (chosen or PIPELINES[level])]
-    inputs = (loaded.args, loaded.kwargs)
-    return [replace(s, check=True, inputs=inputs) if isinstance(s, Rewrite) else s for s in steps]
-
-
 def dynamic_shapes(options: SimpleNamespace) -> Any:
     return parse_dynamic(options.dynamic) if options.dynamic else None
 
@@ -136,8 +125,11 @@ def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded,
         captured,
         level,
         disabled(options),
-        passes=pipeline(options, level, loaded),
+        passes=named_passes(options, level),
         verify=options.verify,
+        check_rewrites=options.check_rewrites,
+        args=loaded.args,
+        kwargs=loaded.kwargs,
         dump_dir=options.dump_dir,
         progress=lambda name: terminal.say(f"optimizing: {name}"),
     )
@@ -154,9 +146,10 @@ def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, 
         backend=options.backend,
         dynamic_shapes=dynamic_shapes(options),
         disable=disabled(options),
-        passes=pipeline(options, level, loaded),
+        passes=named_passes(options, level),
         frontend=options.frontend,
         verify=options.verify,
+        check_rewrites=options.check_rewrites,
         dump_dir=options.dump_dir,
         threads=options.threads,
         title=title_of(loaded, options.model),

@@ -80,6 +80,7 @@ def test_a_wrong_rule_is_refused_where_it_is_checked(
     (row,) = (row for row in report["passes"] if row["name"] == "rewrite")
     assert row["stats"] == {"refused": 1}
     assert "the rule cli-wrong" in row["notes"][0]
+    assert "".join(row["notes"][0].split()) in "".join(done.out.split())
     assert cli(*args).code == 1  # unchecked it is applied, and what it does is found out by the results
 
 
