@@ -184,7 +184,18 @@ def simplify(expr: sympy.Expr, sizes: Mapping[sympy.Symbol, Dim]) -> sympy.Expr:
         return _divide(args[0], args[1], sizes)
     if isinstance(expr, PythonMod):
         return _remainder(args[0], args[1], sizes)
-    return sympy.expand(expr.func(*args)) if isinstance(expr, (sympy.Add, sympy.Mul)) else expr.func(*args)
+    made = expr.func(*args)
+    return _joined(sympy.expand(made)) if isinstance(expr, (sympy.Add, sympy.Mul)) else made
+
+
+def _joined(total: sympy.Expr) -> sympy.Expr:
+    """A sum with ``x % d + (x // d)*d`` written as ``x``."""
+    for part in total.atoms(PythonMod):
+        x, by = part.args
+        scale = total.coeff(part)
+        if scale != 0 and total.coeff(FloorDiv(x, by)) == scale * by:
+            total = sympy.expand(total - scale * part - scale * by * FloorDiv(x, by) + scale * x)
+    return total
 
 
 def _divide(top: sympy.Expr, by: sympy.Expr, sizes: Mapping[sympy.Symbol, Dim]) -> sympy.Expr:
@@ -235,7 +246,10 @@ def _highest_factor(factor: sympy.Expr, sizes: Mapping[sympy.Symbol, Dim]) -> sy
         return sympy.sympify(sizes[factor]) - 1
     if isinstance(factor, PythonMod):
         return factor.args[1] - 1
-    return factor if factor.is_nonnegative and not factor.has(FloorDiv) else None
+    if isinstance(factor, FloorDiv):
+        top = _highest(factor.args[0], sizes)
+        return FloorDiv(top, factor.args[1]) if top is not None and factor.args[1].is_number else None
+    return factor if factor.is_nonnegative else None
 
 
 __all__ = [
