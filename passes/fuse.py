@@ -8,6 +8,8 @@
 
     m = mean(x ** 2, -1);  y = x * rsqrt(m)  ==>    y = fusion.reduction(x) { ... }         (on a GPU)
 
+    y = x * cos + rotate_half(x) * sin           ==>  y = fusion.rope(x, cos, sin) { ... }       (on a GPU)
+
 Convolutions and linear layers take the pointwise operators after them as an epilogue, products too; what is
 left gathers into groups, on a GPU around reductions along the same rows. `target` says where the graph is to
 run (auto: where its tensors lie): on a GPU a region is one kernel, and a value that stays inside is neither
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from capture.ir import Fusion, Graph, Node, TensorType, dims, op_name
 from capture.ir.dims import Dim
 from passes.base import Pass, PassResult, register_pass
-from passes.fusion import anchored_groups, is_fusable, partition, target_of
+from passes.fusion import anchored_groups, is_fusable, partition, rope_groups, target_of
 from passes.fusion.target import exports_of
 from passes.ledger import FUSED, KEPT, Fate, fates_of
 from passes.regions import make_region
@@ -44,11 +46,13 @@ class Fuse(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         target = target_of(graph, self.target, self.max_ops, self.max_inputs)
-        anchored = anchored_groups(graph, target)
-        groups, alone = partition(graph, target, [node for _, group in anchored for node in group])
+        ropes = [("rope", group) for group in rope_groups(graph, target)]
+        anchored = anchored_groups(graph, target, _nodes(ropes))
+        groups, alone = partition(graph, target, _nodes([*ropes, *anchored]))
         fates = _alone(graph, alone)
         stats: Counter[str] = Counter()
-        chosen = [(label(group), kind, group) for kind, group in anchored]
+        chosen = [(kind, kind, group) for kind, group in ropes]
+        chosen += [(label(group), kind, group) for kind, group in anchored]
         chosen += [(found.kind, found.kind, found.nodes) for found in groups]
         for counted, kind, group in chosen:
             stats[counted] += 1
@@ -56,6 +60,10 @@ class Fuse(Pass):
                 fates.update(_together(graph, kind, group))
             make_region(graph, Fusion(kind), group)
         return PassResult(bool(stats), dict(stats), fates)
+
+
+def _nodes(groups: list[tuple[str, list[Node]]]) -> list[Node]:
+    return [node for _, group in groups for node in group]
 
 
 def label(group: list[Node]) -> str:

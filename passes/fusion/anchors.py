@@ -7,6 +7,7 @@ _to_copy -> linear              on a GPU, a cast that widens or a scale: done ag
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,9 +33,15 @@ ANCHORS: dict[Any, str] = {
 _SCALES = (aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar)
 
 
-def anchored_groups(graph: Graph, target: Target) -> list[tuple[str, list[Node]]]:
-    """(kind, nodes in graph order) of each product that takes others into its kernel; disjoint."""
-    taken: set[Node] = set()
+def anchored_groups(
+    graph: Graph, target: Target, elsewhere: Iterable[Node] = ()
+) -> list[tuple[str, list[Node]]]:
+    """(kind, nodes in graph order) of each product that takes others into its kernel; disjoint.
+
+    Args:
+        elsewhere: nodes that belong to other regions.
+    """
+    taken = set(elsewhere)
     found = []
     for anchor in graph.find(*ANCHORS):
         group = [*prologue(anchor, target, taken), *epilogue(graph, anchor, target, taken)]
