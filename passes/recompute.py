@@ -30,6 +30,7 @@ from capture.errors import CaptureError
 from capture.ir import Graph, Node, Value, op_name
 from capture.ir.cost import cost
 from capture.ir.text import names
+from capture.wording import human_size
 from passes.base import Pass, PassResult, make_pass, register_pass
 from passes.buffers import buffers
 from passes.liveness import Liveness, liveness_of
@@ -218,14 +219,6 @@ class _Work:
 
 def _maker(home: Value) -> str:
     return op_name(home.producer.op) if home.producer is not None else "an input"
-
-
-def human_size(count: int) -> str:
-    """Bytes in words: 9.2 MB (of a million bytes)."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count} B"
 
 
 __all__ = ["Recompute", "within"]

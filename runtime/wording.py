@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["human_size", "told"]
+from capture.wording import human_size
+
+__all__ = ["told"]
 
 # Pass | key: what one is called | what several are; {n} is how many, or a size.
 _TABLE = """
@@ -74,13 +76,3 @@ def _phrase(name: str, key: str, value: Any) -> str:
         one, *many = _PHRASES[name, key]
         return (many[0] if many and value != 1 else one).format(n=shown)
     return f"{shown} {key.removesuffix('_bytes').replace('_', ' ')}"
-
-
-def human_size(number: float | None) -> str:
-    """Bytes as people read them: 9.2 MB (of a million bytes)."""
-    if number is None:
-        return "-"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.1f} {unit}"
-    return f"{number:.0f} B"

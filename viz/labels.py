@@ -14,7 +14,8 @@ from capture.ir.cost import cost, flops
 from capture.ir.ops import Fusion, op_name, resolve_op, traits
 from capture.ir.text import format_operand, names
 from capture.ir.types import DTYPE_NAMES, ValueType
-from viz.style import human_bytes, shorten
+from capture.wording import human_size
+from viz.style import shorten
 
 _NAMES = {
     "_native_batch_norm_legit_no_training": "batch_norm",
@@ -241,7 +242,7 @@ def tooltip(node: Node, named: Mapping[Value, str], also: tuple[str, ...] = ()) 
     assert graph is not None
     lines = [f"{', '.join(named[v] for v in node.results) or '(no result)'} = {op_name(node.op)}"]
     for value in node.results:
-        size = f"   {human_bytes(value_bytes(value, graph))}" if isinstance(value.type, TensorType) else ""
+        size = f"   {human_size(value_bytes(value, graph))}" if isinstance(value.type, TensorType) else ""
         lines.append(f"{named[value]}: {value.type}{size}")
     lines += [f"module {', '.join(node.origin.modules)}"] if node.origin.modules else []
     lines += [f"× {len(also)}: {', '.join(also)}"] if also else []
@@ -275,4 +276,4 @@ def _cost_line(node: Node, graph: Graph) -> str:
     work, read, written = (size_hint(s, graph) for s in (spent.flops, spent.bytes_read, spent.bytes_written))
     if not (work or read or written):
         return "moves nothing: a view"
-    return f"{work / 1e6:,.1f} MFLOP, reads {human_bytes(read)}, writes {human_bytes(written)}"
+    return f"{work / 1e6:,.1f} MFLOP, reads {human_size(read)}, writes {human_size(written)}"

@@ -11,11 +11,12 @@ from typing import Any
 
 from capture.errors import CaptureError
 from capture.ir import Graph
+from capture.wording import human_size
 from viz.difference import diff_svg
 from viz.labels import common_name
 from viz.picture import graph_svg
 from viz.strip import latency_svg
-from viz.style import FATES, human_bytes, human_count
+from viz.style import FATES, human_count
 from viz.timeline import Timeline, memory_svg, timeline_of
 
 _LARGE = 60_000  # characters from which on a drawing that is not shown at first is compressed
@@ -45,7 +46,7 @@ def report_html(report: Mapping[str, Any], graphs: Mapping[str, Graph], plan: An
         lstrip_blocks=True,
     )
     environment.filters.update(
-        bytes=human_bytes,
+        bytes=human_size,
         count=human_count,
         sci=_scientific,
         ms=_milliseconds,
@@ -191,13 +192,13 @@ def _memory(report: Mapping[str, Any]) -> dict[str, str] | None:
     arena, bound, naive = (memory.get(f"{key}_bytes") for key in ("arena", "lower_bound", "naive"))
     if arena is None:
         return None
-    parts = [f"naive {human_bytes(naive)}"] if naive is not None else []
+    parts = [f"naive {human_size(naive)}"] if naive is not None else []
     parts += [f"{arena / bound:.2f} × the lower bound"] if bound else []
     if (measured := memory.get("measured_peak_bytes")) is not None:
-        parts.append(f"measured {human_bytes(measured)}")
+        parts.append(f"measured {human_size(measured)}")
     if report.get("backend") not in (None, "aten"):
         parts.append("for the backend aten")
-    return {"label": "Memory planned", "value": human_bytes(arena), "detail": ", ".join(parts), "tone": ""}
+    return {"label": "Memory planned", "value": human_size(arena), "detail": ", ".join(parts), "tone": ""}
 
 
 def _nodes(report: Mapping[str, Any]) -> dict[str, str] | None:
@@ -225,7 +226,7 @@ def _stat(pair: tuple[str, Any]) -> str:
     """A number that a pass tells: ``folded 53``, ``arena 5.2 MB``."""
     name, value = pair
     if name.endswith("_bytes") and isinstance(value, (int, float)):
-        return f"{name.removesuffix('_bytes').replace('_', ' ')} {human_bytes(value)}"
+        return f"{name.removesuffix('_bytes').replace('_', ' ')} {human_size(value)}"
     return f"{name} {value}"
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from capture.ir import Graph, LiteralType, Node, TensorType, Value
 from capture.ir.graph import is_region_op
 from capture.ir.text import names
+from capture.wording import human_size
 from viz import labels
 from viz.fold import Block, Folding
 from viz.modules import DIGITS, FRAME, Path, homes, module_tree
-from viz.style import human_bytes, shorten, text_width
+from viz.style import shorten, text_width
 
 MAX_DEPTH = 3  # groups inside groups; deeper modules are told by the boxes' own labels
 _LEAST_GROUP = 3  # boxes that make a group worth its frame
@@ -273,7 +274,7 @@ class _Builder:
         size = labels.value_bytes(value, self.graph)
         text = f"{self.named[value]}: {value.type}"
         if isinstance(value.type, TensorType):
-            text += f"   {human_bytes(size)}"
+            text += f"   {human_size(size)}"
         label = labels.short_shape(value.type, self.dtype)
         self.links[(*source, target)] = Link(*source, target, label, size, text)
 

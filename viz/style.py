@@ -135,15 +135,6 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
-def human_bytes(size: float) -> str:
-    """``512 B``, ``3.2 MB``: decimal units, as reports give them."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(size) < 1000 or unit == "TB":
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
-
-
 def human_count(number: float) -> str:
     """25.6 M, 1.7 k, 12."""
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

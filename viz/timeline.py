@@ -9,9 +9,10 @@ from typing import Any
 
 from capture.errors import CaptureError
 from capture.ir import Graph
+from capture.wording import human_size
 from viz.elements import Rect, document, number, path, rect, text
 from viz.labels import common_name, kind_of_name, modules_by_name
-from viz.style import KINDS, counted, human_bytes, shorten, stylesheet, text_width
+from viz.style import KINDS, counted, shorten, stylesheet, text_width
 
 PLOT_HEIGHT = 380.0
 LEFT, RIGHT, TOP, BOTTOM = 78.0, 24.0, 140.0, 34.0  # around the plot, for axes and headings
@@ -173,13 +174,13 @@ class _Painter:
         t = self.t
         facts = [
             f"{counted(len(t.bars), 'buffer')} over {counted(len(t.steps), 'step')}",
-            f"planned {human_bytes(t.arena)}",
+            f"planned {human_size(t.arena)}",
         ]
         if t.lower_bound:
             facts[-1] += f" = {t.arena / t.lower_bound:.2f} × the lower bound"
-        facts.append(f"naive {human_bytes(t.naive)}")
-        facts.append(f"operators allocate at most {human_bytes(t.callee)} of it themselves")
-        facts.append(f"results {human_bytes(t.results)} apart")
+        facts.append(f"naive {human_size(t.naive)}")
+        facts.append(f"operators allocate at most {human_size(t.callee)} of it themselves")
+        facts.append(f"results {human_size(t.results)} apart")
         told = " · ".join(facts)
         parts = [text(18, 28, "Memory plan", "h"), text(18, 46, told, "m")]
         used = {kind_of_name(bar.op) for bar in t.bars}
@@ -197,7 +198,7 @@ class _Painter:
         right, foot = self.x(self.count), TOP + PLOT_HEIGHT
         for size in nice_ticks(self.top_bytes):
             y = self.y(size)
-            yield _level("grid", y, right) + text(LEFT - 8, y + 3.5, human_bytes(size), "s m", "end")
+            yield _level("grid", y, right) + text(LEFT - 8, y + 3.5, human_size(size), "s m", "end")
         broken = f"V{number(TOP - 12)}l-5,-3l10,-5l-5,-3V{number(_NAIVE - 8)}"
         yield path(
             "axis", f"M{number(LEFT)},{number(foot)}{broken}M{number(LEFT)},{number(foot)}H{number(right)}"
@@ -210,14 +211,14 @@ class _Painter:
         """A column behind each step, to hover over."""
         for i, (label, live) in enumerate(zip(self.t.steps, self.t.live, strict=True)):
             area = (self.x(i), TOP, self.x(i + 1), TOP + PLOT_HEIGHT)
-            yield rect("step", area, title=f"step {i}: {label}\n{human_bytes(live)} alive")
+            yield rect("step", area, title=f"step {i}: {label}\n{human_size(live)} alive")
 
     def _area(self, bar: Bar) -> Rect:
         x, y = self.x(bar.first), self.y(bar.offset + bar.size)
         return x, y, max(x + 1, self.x(bar.end)), max(y + 1, self.y(bar.offset))
 
     def _bar(self, bar: Bar) -> str:
-        lines = [f"{bar.name}   {human_bytes(bar.size)}", bar.op, bar.location]
+        lines = [f"{bar.name}   {human_size(bar.size)}", bar.op, bar.location]
         lines.append(f"alive in steps {bar.first} to {bar.end - 1}, offset {bar.offset:,}")
         lines += ["allocated by the operator itself"] if bar.callee else []
         lines += [f"holds {', '.join(bar.values)}"] if len(bar.values) > 1 else []
@@ -246,12 +247,12 @@ class _Painter:
         levels += [("planned", "m", "planned", t.arena)] if t.arena != t.lower_bound else []
         times = f" ({t.naive / t.arena:.1f} ×)" if t.arena else ""
         yield _level("naive", _NAIVE, right) + self._caption(
-            _NAIVE, f"naive {human_bytes(t.naive)}{times}", "tn"
+            _NAIVE, f"naive {human_size(t.naive)}{times}", "tn"
         )
         for look, ink, label, size in levels:
             if size:
                 y = self.y(size)
-                yield _level(look, y, right) + self._caption(y, f"{label} {human_bytes(size)}", ink)
+                yield _level(look, y, right) + self._caption(y, f"{label} {human_size(size)}", ink)
         if self.holders:
             x, y = self.x(self.peak + 0.5), self.y(t.live[self.peak])
             yield path("mark", f"M{number(x - 5)},{number(y - 11)}h10l-5,8Z")
@@ -269,16 +270,16 @@ class _Painter:
         if not self.holders:
             return []
         y = TOP + PLOT_HEIGHT + BOTTOM + 16
-        head = f"Peak of {human_bytes(self.t.live[self.peak])} in step {self.peak}, {self.t.steps[self.peak]}"
+        head = f"Peak of {human_size(self.t.live[self.peak])} in step {self.peak}, {self.t.steps[self.peak]}"
         lines = [text(18, y, f"{shorten(head, 96)}, held by", "b")]
         for bar in self.holders[:_HOLDERS]:
             y += 18
             told = "  ".join(filter(None, (bar.name, common_name(bar.op), bar.module, bar.location)))
             lines.append(
-                text(96, y, human_bytes(bar.size), "s", "end") + text(108, y, shorten(told, 108), "s m")
+                text(96, y, human_size(bar.size), "s", "end") + text(108, y, shorten(told, 108), "s m")
             )
         if rest := self.holders[_HOLDERS:]:
-            size = human_bytes(sum(bar.size for bar in rest))
+            size = human_size(sum(bar.size for bar in rest))
             lines.append(
                 text(96, y + 18, size, "s", "end") + text(108, y + 18, f"in {len(rest)} more", "s m")
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from capture.ir import Graph, TensorType, Value
 from capture.ir.types import CHANNELS_LAST, CONTIGUOUS
+from capture.wording import human_size
 
 
 @dataclass
@@ -29,10 +30,10 @@ class ArenaLayout:
         if plan is None:
             return ArenaLayout()
         summary = (
-            f"{_megabytes(plan.arena_bytes)} of transient values at the peak "
-            f"(lower bound {_megabytes(plan.lower_bound_bytes)}, "
-            f"without reuse {_megabytes(plan.naive_bytes)}); "
-            f"of it {_megabytes(plan.in_arena_bytes)} in the arena, the rest allocated by the kernels."
+            f"{human_size(plan.arena_bytes)} of transient values at the peak "
+            f"(lower bound {human_size(plan.lower_bound_bytes)}, "
+            f"without reuse {human_size(plan.naive_bytes)}); "
+            f"of it {human_size(plan.in_arena_bytes)} in the arena, the rest allocated by the kernels."
         )
         return ArenaLayout(plan.in_arena_bytes, plan.placements, plan.in_place, summary)
 
@@ -85,7 +86,3 @@ class ArenaLayout:
 
     def comment(self) -> list[str]:
         return [f"# {self.summary}"] if self.summary else []
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"

@@ -8,12 +8,13 @@ import torch
 from rich.text import Text
 
 from capture.ir import Graph, TensorType
+from capture.wording import human_size
 from passes.base import PassRecord
 from runtime.benchmark import Benchmark
 from runtime.cli.terminal import Terminal
 from runtime.compare import Parity
 from runtime.compile import Compiled
-from runtime.wording import human_size, told
+from runtime.wording import told
 from viz.labels import modules_by_name
 from viz.style import human_count
 

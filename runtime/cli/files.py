@@ -9,13 +9,13 @@ from typing import Any
 from capture.errors import CaptureError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
+from capture.wording import human_size
 from runtime.cli.folder import OutputFolder
 from runtime.cli.terminal import Terminal
 from runtime.compare import Parity
 from runtime.compile import Compiled
 from runtime.profile import Profile, chrome_trace
 from runtime.report import Report
-from runtime.wording import human_size
 
 __all__ = ["Files"]
 

@@ -318,6 +318,6 @@ def test_memory_that_is_no_size(cli, size: str, message: str) -> None:
 def test_memory_that_is_too_little(cli, folder: Path) -> None:
     done = cli("models.bert:small", "--max-memory", "1kB", "--dry-run")
     assert done.code == 1
-    assert "the plan cannot fit 1 kB: one operator needs" in done.err
+    assert "the plan cannot fit 1.0 kB: one operator needs" in done.err
     assert "try: a higher --max-memory, or a smaller batch" in done.err
     assert files(folder) == []

@@ -14,9 +14,9 @@ import pytest
 
 import viz
 from capture import CaptureError, Graph
+from capture.wording import human_size
 from passes import ledger
 from tests.viz.svgs import Picture
-from viz.style import human_bytes
 
 VOID = {"meta", "input"}
 EVIL = '</script></title><script>alert("x" & 1)</script>\x00'
@@ -133,7 +133,7 @@ def test_numbers_at_the_head(page: Page, data: dict[str, Any]) -> None:
     for words in (
         "ResNet", "models.resnet:small", "100.0 k parameters", "x [1, 3, 64, 64]", "a processor", "2 threads",
         "torch 2.13", "1.64 ×", "95% interval 1.58 to 1.69; pays for itself after 190 calls",
-        "31.2 ms → 19 ms", "error against fp64: ours 3.1e-07, eager 3.4e-07", "agrees", "measured 123 kB",
+        "31.2 ms → 19 ms", "error against fp64: ours 3.1e-07, eager 3.4e-07", "agrees", "measured 123.5 kB",
         nodes, "capture 1.90 s, optimize 0.40 s, compile 0.20 s", "Note", "model.onnx left out",
         "no such lowering", "report.json",
     ):  # fmt: skip
@@ -181,7 +181,7 @@ def test_every_pass_has_a_row(page: Page, data: dict[str, Any]) -> None:
     for row in data["passes"]:
         assert row["name"] in page.text
     memory = data["passes"][-1]["stats"]
-    assert f"arena {human_bytes(memory['arena_bytes'])}" in page.text
+    assert f"arena {human_size(memory['arena_bytes'])}" in page.text
 
 
 def test_hostile_text_is_text(tmp_path: Path) -> None:
