@@ -16,10 +16,11 @@ from torch.utils import _pytree as pytree
 from capture.errors import CaptureError
 from capture.frontends.state import Kept
 from capture.logs import logger
+from capture.wording import first_line
 from runtime.compare import judge
 from runtime.compile import Candidate, Compiled
 from runtime.executables import Executable
-from runtime.reference import Reference, clone_inputs, first_line, module_of, reference
+from runtime.reference import Reference, clone_inputs, module_of, reference
 
 log = logger("runtime")
 ROUNDS = 5  # each backend is timed in every round, the order turning, so that a busy moment meets all alike

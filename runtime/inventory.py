@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from capture.frontends.attribute_names import attribute_names
+from capture.wording import dotted
 
 _STORES = ("_parameters", "_buffers", "_modules")
 _TABLES = frozenset(nn.Module().__dict__) - {"training"}  # what every module has: no settings
@@ -105,20 +106,20 @@ class Inventory:
         for store in (part._parameters, part._buffers):
             for name, tensor in store.items():
                 if tensor is not None:
-                    self.tensors.append(Slot(_join(path, name), store, name, tensor))
+                    self.tensors.append(Slot(dotted(path, name), store, name, tensor))
                 elif name in mentioned or not is_torchs:
-                    self.settings.append(Slot(_join(path, name), store, name, None))
+                    self.settings.append(Slot(dotted(path, name), store, name, None))
         if part._modules or not is_torchs:
             self.tables.append(Table(path, part._modules, "submodule"))
         if not is_torchs or isinstance(part, (nn.ParameterList, nn.ParameterDict)):
             self.tables += [Table(path, s, "weight") for s in (part._parameters, part._buffers)]
         for name, child in part._modules.items():
-            self._value(_join(path, name), part._modules, name, child)
+            self._value(dotted(path, name), part._modules, name, child)
         for name, value in list(part.__dict__.items()):
             if isinstance(value, torch.Tensor):
-                self.tensors.append(Slot(_join(path, name), part.__dict__, name, value))
+                self.tensors.append(Slot(dotted(path, name), part.__dict__, name, value))
             elif not is_torchs and name not in _TABLES and name not in assigned and name != "training":
-                self._value(_join(path, name), part.__dict__, name, value)
+                self._value(dotted(path, name), part.__dict__, name, value)
 
     def _value(self, path: str, owner: Any, key: Any, value: Any, largest: float = float("inf")) -> None:
         if isinstance(value, torch.Tensor):
@@ -159,7 +160,7 @@ class Inventory:
         self.tables.append(Table(path, held.__dict__, "attribute", ignored=assigned))
         for name, value in list(held.__dict__.items()):
             if name not in assigned:
-                self._value(_join(path, name), held.__dict__, name, value, _LARGEST)
+                self._value(dotted(path, name), held.__dict__, name, value, _LARGEST)
 
     def _attributes(self, path: str, part: nn.Module) -> None:
         """Its mode and, of one of torch's layers, the settings that code reads."""
@@ -167,7 +168,7 @@ class Inventory:
         mentioned, assigned = attribute_names(cls)
         read = (mentioned | self._mentioned) - assigned
         if "training" in read or part is self.module:
-            self.settings.append(Slot(_join(path, "training"), part.__dict__, "training", part.training))
+            self.settings.append(Slot(dotted(path, "training"), part.__dict__, "training", part.training))
         known = frozenset(part.__dict__)
         if not _is_torchs(cls):
             cached = {n for n in mentioned if isinstance(getattr_static(cls, n, None), cached_property)}
@@ -179,7 +180,7 @@ class Inventory:
             if (shadows or name in read) and not name.startswith("_"):  # those are made from the others
                 value = part.__dict__[name]
                 if not isinstance(value, torch.Tensor):
-                    self.settings.append(Slot(_join(path, name), part.__dict__, name, value))
+                    self.settings.append(Slot(dotted(path, name), part.__dict__, name, value))
 
     def _class(self, cls: type[nn.Module]) -> None:
         """The methods that forward mentions, and the class attributes that are none."""
@@ -208,7 +209,3 @@ def _is_data(name: str, value: Any) -> bool:
 
 def _is_torchs(cls: type) -> bool:
     return cls.__module__.startswith("torch.")
-
-
-def _join(path: str, name: Any) -> str:
-    return f"{path}.{name}" if path else str(name)

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
+from capture.wording import first_line
 from runtime.benchmark import Benchmark, benchmark
 from runtime.compare import Parity, judge
 from runtime.peak import measured_peak
 from runtime.profile import Profile, profile
-from runtime.reference import Reference, first_line, reference, runnable, undone
+from runtime.reference import Reference, reference, runnable, undone
 from runtime.report import Report, build_report
 
 __all__ = ["Measured", "measure", "measure_steps"]

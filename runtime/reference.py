@@ -22,12 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from capture.errors import CaptureError, ModelError
 from capture.frontends.state import Kept, same_values
 from capture.ir import Constant, Graph
+from capture.wording import first_line
 
 __all__ = [
     "Outcome",
     "Reference",
     "clone_inputs",
-    "first_line",
     "module_of",
     "observed_call",
     "reference",
@@ -257,9 +257,3 @@ def _double(
         Exception
     ) as error:  # a model may refuse fp64 in any way it likes; eager shows whether it works at all
         return None, f"the model in fp64: {first_line(error)}"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says; what kind of error, where it is not ours."""
-    text = str(error).strip().partition("\n")[0]
-    return text if isinstance(error, CaptureError) else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from capture.wording import dotted
+
 __all__ = ["assigned_numbers", "attribute_names"]
 
 
@@ -42,7 +44,7 @@ def assigned_numbers(model: nn.Module) -> list[str]:
     for path, part in model.named_modules():
         for name in sorted(attribute_names(type(part))[1]):
             if type(part.__dict__.get(name)) in (int, float, bool):
-                found.append(f"{path}.{name}" if path else name)
+                found.append(dotted(path, name))
     return found
 
 

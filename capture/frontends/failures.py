@@ -15,10 +15,9 @@ from torch.fx.proxy import TraceError
 
 from capture.errors import CaptureError
 from capture.frontends.source import Frame, Sources, innermost_user_frame, is_user_file, parse_stack
+from capture.wording import first_line
 
 __all__ = ["Failure", "UnsoundError", "combined_error", "user_frame"]
-
-_LONGEST = 200  # characters of a foreign error's first line
 
 
 class UnsoundError(CaptureError):
@@ -72,7 +71,7 @@ class Failure:
         if self.kind == "data":
             text = "control flow depends on the data"
         else:
-            text = _first_line(self.error)
+            text = first_line(self.error)
         return f"{self.place}: {text}" if self.place else text
 
 
@@ -106,18 +105,6 @@ def _recorded_frames(error: BaseException) -> Iterator[Frame]:
     for entry in getattr(error, "real_stack", None) or ():
         if is_user_file(entry.filename) and entry.lineno:
             yield Frame(entry.filename, entry.lineno, (entry.line or "").strip())
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says in one line, without torch's advice to its own developers."""
-    if isinstance(error, CaptureError):
-        return error.what
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    explained = next((line for line in lines if line.startswith("Explanation:")), None)
-    text = explained.removeprefix("Explanation: ") if explained else (lines[0] if lines else "")
-    text = re.sub(r" For more information, run with TORCH_LOGS=\S+", "", text)
-    text = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def combined_error(failures: Sequence[Failure]) -> CaptureError:
@@ -188,7 +175,7 @@ def _size_error(failures: Sequence[Failure]) -> CaptureError:
         return CaptureError(ours.what, where=ours.where, why=ours.why, hint=hint or ours.hint)
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip().startswith("- ")]
     return CaptureError(
-        "a size cannot vary as asked", why="\n".join(lines) or _first_line(failures[0].error), hint=hint
+        "a size cannot vary as asked", why="\n".join(lines) or first_line(failures[0].error), hint=hint
     )
 
 

@@ -27,6 +27,7 @@ from capture.frontends.soundness import agrees, check_layouts, equal, is_real, l
 from capture.frontends.state import ModelState, StateGuard
 from capture.ir import Graph
 from capture.logs import logger
+from capture.wording import dotted
 
 __all__ = ["FRONTENDS", "capture"]
 
@@ -167,7 +168,7 @@ def _attempt(
 def _assigned_buffers(model: nn.Module) -> list[str]:
     """The paths of the buffers that forward assigns, by its code: ``self.cache = torch.roll(...)``."""
     return [
-        f"{path}.{name}" if path else name
+        dotted(path, name)
         for path, part in model.named_modules()
         if part._buffers
         for name in sorted(attribute_names(type(part))[1] & part._buffers.keys())

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
 from capture.ir.memory import identity, overlapping
+from capture.wording import dotted
 
 __all__ = ["Kept", "ModelState", "StateGuard", "is_plain", "same_values"]
 
@@ -81,7 +82,7 @@ class ModelState:
                     if kind == "__dict__" and not _holds_tensors(key, value):
                         continue
                     if value is not None:
-                        yield _Slot(f"{prefix}.{key}" if prefix else key, kind, table, key, value)
+                        yield _Slot(dotted(prefix, key), kind, table, key, value)
 
     @property
     def shares_memory(self) -> bool:
@@ -148,7 +149,7 @@ class StateGuard:
             for key, old in attributes.items():
                 now = module.__dict__.get(key)
                 if now is not old and _holds_tensors(key, now) and (old is None or _holds_tensors(key, old)):
-                    self.changed.append(f"{path}.{key}" if path else key)
+                    self.changed.append(dotted(path, key))
             module.__dict__.clear()
             module.__dict__.update(attributes)
             for key, table in tables.items():
@@ -156,7 +157,7 @@ class StateGuard:
                 attributes[key].update(table)
             for key, content in contents.items():
                 if attributes[key] != content and _holds_tensors(key, attributes[key]):
-                    self.changed.append(f"{path}.{key}" if path else key)
+                    self.changed.append(dotted(path, key))
                 attributes[key][:] = content
 
 
@@ -203,7 +204,7 @@ class Kept:
         }
         parts = self._module.named_modules() if self._module is not None else ()
         return [
-            f"{path}.{name}" if path else name
+            dotted(path, name)
             for path, part in parts
             for name, buffer in part._buffers.items()
             if buffer is not None and before.get((id(part._buffers), name)) is not buffer

@@ -62,7 +62,7 @@ def tell_capture(terminal: Terminal, graph: Graph, seconds: float) -> None:
     nodes = f"{len(graph.nodes)} nodes"
     terminal.line(f"{graph.frontend:<{WIDE}}", f"{nodes:>{NARROW}}", took(seconds), label="capture")
     for frontend, reason in attempts:
-        terminal.line(Text(f"{frontend} failed: {first_line(reason)}", style="dim"), indent=2)
+        terminal.line(Text(f"{frontend} failed: {reason}", style="dim"), indent=2)
     if idle := idle_inputs(graph):
         terminal.line(Text(f"the result does not depend on {', '.join(idle)}", style="dim"), indent=2)
 
@@ -242,7 +242,3 @@ def backend_name(compiled: Compiled) -> str:
     if compiled.backend == "aten" and "onednn" in kernels and torch.backends.mkldnn.is_available():
         return "aten/oneDNN"
     return {"onnx": "ONNX Runtime"}.get(compiled.backend, compiled.backend)
-
-
-def first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]

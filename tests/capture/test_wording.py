@@ -1,8 +1,9 @@
-"""How sizes are written."""
+"""How sizes, errors and places in a model are written."""
 
 import pytest
 
-from capture.wording import human_size
+from capture.errors import CaptureError
+from capture.wording import dotted, first_line, human_size
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,25 @@ from capture.wording import human_size
 )
 def test_sizes_are_decimal_with_one_digit_after_the_point(count: float, words: str) -> None:
     assert human_size(count) == words
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\n  no such key\nand more"), "ValueError: no such key"),
+        (KeyError(), "KeyError"),
+        (CaptureError("no kernel", why="none was found", hint="another backend"), "no kernel"),
+        (RuntimeError("bad.\n  Explanation: a graph break\nHint: none"), "RuntimeError: a graph break"),
+        (RuntimeError("bad. For more information, run with TORCH_LOGS=dynamic"), "RuntimeError: bad."),
+        (RuntimeError("x" * 300), f"RuntimeError: {'x' * 200} ..."),
+    ],
+    ids=["first", "empty", "ours", "explained", "advice", "long"],
+)
+def test_an_error_in_one_line(error: Exception, line: str) -> None:
+    assert first_line(error) == line
+
+
+def test_places_are_dotted_paths() -> None:
+    assert dotted("", "weight") == "weight"
+    assert dotted("layer1.0", "weight") == "layer1.0.weight"
+    assert dotted("blocks", 3) == "blocks.3"
