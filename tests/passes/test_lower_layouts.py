@@ -8,7 +8,7 @@ from torch import nn
 
 from capture import capture
 from tests.handmade import inputs_of, kernels, parse, run
-from tests.passes.test_lower import ANCHORS, assert_right, chain
+from tests.passes.onednn import ANCHORS, assert_right, chain
 
 aten = torch.ops.aten
 

@@ -17,7 +17,7 @@ from capture.errors import CaptureError
 from passes import make_pass
 from passes.fuse import Fuse
 from passes.lower import Lower
-from tests.runtime.test_compile import Nested, Running, nested_inputs, net_with_arena
+from tests.runtime.nets import Nested, Running, nested_inputs, net_with_arena
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
