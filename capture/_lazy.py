@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __all__ = ["lazy_names"]
@@ -16,9 +17,17 @@ def lazy_names(
     """The ``__getattr__`` and ``__dir__`` of a package whose names are at home in modules that take long.
 
     With them `python -m capture --help` answers at once, and can be stopped: torch is imported when it is
-    needed.
+    needed. A name may be that of its file (`runtime.compile`): the package's attribute is the function.
     """
-    own = vars(sys.modules[package])
+    module = sys.modules[package]
+    own = vars(module)
+
+    class Package(ModuleType):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if not (name in homes and isinstance(value, ModuleType)):  # an import sets the file itself
+                super().__setattr__(name, value)
+
+    module.__class__ = Package
 
     def get(name: str) -> Any:
         if name not in homes:

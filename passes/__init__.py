@@ -1,33 +1,32 @@
 """Graph -> Graph: the passes, their manager and the pipelines."""
 
-from passes.base import Pass, PassRecord, PassResult, make_pass, parse_passes, register_pass, registered
-from passes.ledger import Fate, LedgerRow, fates_of, ledger
-from passes.manager import optimize, run_pass
-from passes.pipelines import PIPELINES
-from passes.rewriting import Match, Rule, load_rules, register_rule, remove_rule, rules
+from __future__ import annotations
 
-# isort: split
-# Each of these registers its pass.
-from passes import (  # noqa: F401
-    cse,
-    dce,
-    fold_batch_norm,
-    fold_constants,
-    fuse,
-    layout,
-    lower,
-    memory,
-    merge_linear,
-    recompose,
-    recompute,
-    reinplace,
-    rewrite,
-    schedule,
-    simplify,
-)
+from typing import TYPE_CHECKING
+
+from capture._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from passes.base import Pass, PassRecord, PassResult, make_pass, parse_passes, register_pass, registered
+    from passes.ledger import Fate, LedgerRow, fates_of, ledger
+    from passes.manager import optimize, run_pass
+    from passes.pipelines import PIPELINES
+    from passes.rewriting import Match, Rule, load_rules, register_rule, remove_rule, rules
 
 __all__ = [
     "PIPELINES", "Fate", "LedgerRow", "Match", "Pass", "PassRecord", "PassResult", "Rule", "fates_of",
     "ledger", "load_rules", "make_pass", "optimize", "parse_passes", "register_pass", "register_rule",
     "registered", "remove_rule", "rules", "run_pass",
 ]  # fmt: skip
+
+_HOMES = {
+    **dict.fromkeys(["Pass", "PassRecord", "PassResult", "make_pass"], "passes.base"),
+    **dict.fromkeys(["parse_passes", "register_pass", "registered"], "passes.base"),
+    **dict.fromkeys(["Fate", "LedgerRow", "fates_of", "ledger"], "passes.ledger"),
+    **dict.fromkeys(["optimize", "run_pass"], "passes.manager"),
+    "PIPELINES": "passes.pipelines",
+    **dict.fromkeys(
+        ["Match", "Rule", "load_rules", "register_rule", "remove_rule", "rules"], "passes.rewriting"
+    ),
+}
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -90,6 +91,8 @@ def register_pass(cls: P) -> P:
     """
     if not cls.name:
         raise ValueError(f"{cls.__name__} needs a `name`")
+    if not cls.__module__.startswith("passes."):
+        _know_ours()  # whose names are taken
     taken = _REGISTRY.get(cls.name)
     if taken is not None and taken.__qualname__ != cls.__qualname__:
         raise ValueError(
@@ -99,8 +102,13 @@ def register_pass(cls: P) -> P:
     return cls
 
 
+def _know_ours() -> None:
+    importlib.import_module("passes.catalogue")  # not before somebody asks: each imports this module
+
+
 def registered() -> dict[str, type[Pass]]:
     """Every known pass by name."""
+    _know_ours()
     return dict(_REGISTRY)
 
 
@@ -122,18 +130,19 @@ def make_pass(spec: str | Pass) -> Pass:
     if isinstance(spec, Pass):
         return spec
     name, brace, rest = (part.strip() for part in spec.partition("{"))
-    if name not in _REGISTRY:
-        raise UsageError(f"there is no pass named {name!r}", hint="one of " + ", ".join(sorted(_REGISTRY)))
+    known = registered()
+    if name not in known:
+        raise UsageError(f"there is no pass named {name!r}", hint="one of " + ", ".join(sorted(known)))
     if brace and not rest.endswith("}"):
         raise UsageError(f"cannot read the pass {spec!r}", hint=f"{name}{{option=value}}")
-    cls = _REGISTRY[name]
+    cls = known[name]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.repr}
     options: dict[str, Any] = {}
     for item in filter(None, rest.removesuffix("}").split(",")):
         key, _, text = (part.strip() for part in item.partition("="))
         if key not in fields:
-            known = ", ".join(fields) or "none"
-            raise UsageError(f"the pass {name!r} has no option {key!r}", hint=f"its options: {known}")
+            options_of = ", ".join(fields) or "none"
+            raise UsageError(f"the pass {name!r} has no option {key!r}", hint=f"its options: {options_of}")
         options[key] = _parse_option(name, key, text, fields[key].default)
     return cls(**options)
 

@@ -84,21 +84,23 @@ def read(path: Path) -> list[Row]:
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is not such a file; the message names the line.
+        csv.Error, ValueError: it is not such a file; the message names the line.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file, skipinitialspace=True)
         missing = {"id", "lower", "upper", "size", "offset"} - set(table.fieldnames or ())
         if missing:
-            raise ValueError(f"{path}: no column {', '.join(sorted(missing))}")
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
         rows: dict[str, Row] = {}
         for line in table:
             try:
                 lower, upper, size, offset = (int(line[k]) for k in ("lower", "upper", "size", "offset"))
             except (TypeError, ValueError):
-                raise ValueError(f"{path}, line {table.line_num}: not a buffer: {line}") from None
+                raise ValueError(f"line {table.line_num}: not a buffer: {line}") from None
+            if None in line or lower >= upper or size < 0:
+                raise ValueError(f"line {table.line_num}: not a buffer: {line}")
             if line["id"] in rows:
-                raise ValueError(f"{path}, line {table.line_num}: a second buffer with the id {line['id']}")
+                raise ValueError(f"line {table.line_num}: a second buffer with the id {line['id']}")
             rows[line["id"]] = Row(line["id"], lower, upper, size, offset)
     return list(rows.values())
 
@@ -113,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         rows = read(options.plan)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, ValueError, csv.Error) as error:
+        print(f"error: cannot read {options.plan}: {error}", file=sys.stderr)
         return 2
     wrong = list(problems(rows, options.capacity))
     for line in wrong[:10]:

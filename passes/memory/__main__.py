@@ -14,12 +14,13 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from math import isnan
 from pathlib import Path
 
 import click
 
 from capture.errors import CaptureError, UsageError
-from capture.ir.serialize import write_aside
+from capture.files import write_aside
 from passes.memory.planner import place
 from passes.memory.search import Effort
 from passes.memory_check import lower_bound
@@ -47,6 +48,8 @@ COLUMNS = ("lower", "upper", "size")
 def main(file: Path, capacity: int | None, seconds: float, output: Path | None) -> None:
     """Read, place, write, report."""
     try:
+        if isnan(seconds):
+            raise UsageError("--seconds must be a number", why="nan is none")
         header, rows = read(file)
         lower, upper, size = ([int(row[k]) for row in rows] for k in COLUMNS)
         bound = lower_bound(list(zip(lower, upper, size, strict=True)))
@@ -73,10 +76,10 @@ def read(file: Path) -> tuple[list[str], list[dict[str, str]]]:
         UsageError: the file is missing or holds no such table; the message names the line.
     """
     try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            table = csv.DictReader(opened)
-            rows = list(table)
+        with file.open(newline="", encoding="utf-8-sig") as opened:  # Excel's "CSV UTF-8" begins with a mark
+            table = csv.DictReader(opened, skipinitialspace=True)
             header = list(table.fieldnames or ())
+            rows = [(table.line_num, row) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"cannot read {file}", why=str(error)) from error
     missing = {"id", *COLUMNS} - set(header)
@@ -84,20 +87,29 @@ def read(file: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise UsageError(
             f"{file} has no column {', '.join(sorted(missing))}", hint="a first line id,lower,upper,size"
         )
+    if len(set(header)) < len(header):
+        raise UsageError(f"{file} has two columns of one name", why=",".join(header))
     seen: set[str] = set()
-    for number, row in enumerate(rows, start=2):
-        if row["id"] in seen:
-            raise UsageError(f"{file}, line {number}: a second buffer with the id {row['id']}")
+    for number, row in rows:
+        if wrong := _wrong(row, seen):
+            raise UsageError(f"{file}, line {number}: {wrong}")
         seen.add(row["id"])
-        try:
-            lower, upper, size = (int(row[k]) for k in COLUMNS)
-        except (TypeError, ValueError):
-            raise UsageError(f"{file}, line {number}: lower, upper and size must be integers") from None
-        if lower >= upper or size < 0:
-            raise UsageError(
-                f"{file}, line {number}: needs lower < upper and size >= 0", why=f"{lower}, {upper}, {size}"
-            )
-    return header, rows
+    return header, [row for _, row in rows]
+
+
+def _wrong(row: dict[str, str], seen: set[str]) -> str | None:
+    """Why the row is no buffer, or one too many."""
+    if None in row:
+        return "more fields than columns"
+    if row["id"] in seen:
+        return f"a second buffer with the id {row['id']!r}"
+    try:
+        lower, upper, size = (int(row[k]) for k in COLUMNS)
+    except (TypeError, ValueError):
+        return "lower, upper and size must be integers"
+    if lower >= upper or size < 0:
+        return f"needs lower < upper and size >= 0, has {lower}, {upper} and {size}"
+    return None
 
 
 def as_csv(header: list[str], rows: list[dict[str, str]], offsets: tuple[int, ...]) -> str:

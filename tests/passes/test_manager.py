@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import passes
+import passes.base
 from capture.errors import CaptureError, UsageError, VerificationError
 from capture.ir import Graph, TensorType
 from passes import Pass, PassResult, make_pass, optimize, parse_passes, register_pass, registered
@@ -138,6 +141,24 @@ def test_registering() -> None:
         register_pass(type("Other", (Pass,), {"name": "simplify"}))
     with pytest.raises(NotImplementedError, match="Pass has no run"):
         Pass().run(Graph())
+
+
+@pytest.mark.parametrize("first", ["passes.base", "passes.fuse", "passes.memory.plan", "passes.ledger"])
+def test_whatever_is_imported_first_every_pass_is_known(first: str) -> None:
+    code = f"""
+        import {first}
+        from passes import PIPELINES, Pass, ledger, make_pass, register_pass
+        from passes.memory import plan
+        assert callable(ledger) and callable(plan)
+        try:
+            register_pass(type("Other", (Pass,), {{"name": "schedule", "__module__": "users"}}))
+        except ValueError as error:
+            print(error)
+        print(len([make_pass(name) for names in PIPELINES.values() for name in names]) > 0)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True)
+    told = "a pass named 'schedule' is registered already: passes.schedule.Schedule\nTrue\n"
+    assert (done.stdout, done.stderr) == (told, "")
 
 
 def test_options_from_text(monkeypatch: pytest.MonkeyPatch) -> None:

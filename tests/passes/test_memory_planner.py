@@ -196,6 +196,9 @@ def test_the_tool_keeps_other_columns_and_replaces_old_offsets(tmp_path: Path) -
         ("id,lower,upper,size\na,0,1,4\nb,0\n", "line 3"),
         ("id,lower,upper,size\na,2,2,4\n", "lower < upper"),
         ("id,lower,upper,size\na,0,2,-4\n", "size >= 0"),
+        ("id,lower,upper,size\n\n\na,0,1,4\na,1,2,4\n", "line 5: a second buffer with the id 'a'"),
+        ("id,lower,upper,size\na,0,1,4,5\n", "line 2: more fields than columns"),
+        ("id,lower,upper,size,size\na,0,1,4,5\n", "two columns of one name"),
     ],
 )
 def test_the_tool_refuses_what_is_no_table_of_buffers(tmp_path: Path, text: str, message: str) -> None:
@@ -204,6 +207,20 @@ def test_the_tool_refuses_what_is_no_table_of_buffers(tmp_path: Path, text: str,
     assert done.exit_code == 2
     assert message in done.output
     assert not target.exists()
+
+
+def test_the_tool_reads_what_spreadsheets_write(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_bytes(b"\xef\xbb\xbfid, lower, upper, size\r\na, 0, 2, 4\r\n")
+    target = tmp_path / "out.csv"
+    assert CliRunner().invoke(main, [str(source), "-o", str(target)]).exit_code == 0
+    assert target.read_text() == "id,lower,upper,size,offset\na,0,2,4,0\n"
+    assert memory_check.main([str(target)]) == 0
+
+
+def test_the_tool_searches_for_a_number_of_seconds(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, [str(write(tmp_path / "in.csv", EASY)), "--seconds", "nan"])
+    assert (done.exit_code, "--seconds must be a number" in done.output) == (2, True)
 
 
 def test_the_tool_names_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -241,12 +258,31 @@ def test_buffers_that_only_touch_do_not_overlap() -> None:
     assert list(problems([Row("a", 0, 2, 4, None)])) == ["a has no offset"]
 
 
-@pytest.mark.parametrize("text", ["id,lower,upper,size\na,0,1,4\n", "id,lower,upper,size,offset\na,0,1,4,\n"])
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("a,0,1,4", "line 2: not a buffer"),
+        ("a,0,1,4,", "line 2: not a buffer"),
+        ("a,1,1,4,0", "line 2: not a buffer"),  # alive at no step: it would overlap nothing
+        ("a,0,1,-4,0", "line 2: not a buffer"),
+        ("a,0,1,4,0,0", "line 2: not a buffer"),
+        ("a,0,1,4,0\na,1,2,4,0", "line 3: a second buffer with the id a"),
+        ("a" * 200_000 + ",0,1,4,0", "field larger than field limit"),
+    ],
+)
 def test_the_checker_refuses_what_is_no_plan(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str, why: str
 ) -> None:
-    assert memory_check.main([str(write(tmp_path / "plan.csv", text))]) == 2
-    assert "error: " in capsys.readouterr().err
+    plan = write(tmp_path / "plan.csv", f"id,lower,upper,size,offset\n{row}\n")
+    assert memory_check.main([str(plan)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: cannot read {plan}: ")
+    assert why in told
+
+
+def test_the_checker_names_missing_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert memory_check.main([str(write(tmp_path / "plan.csv", "id,lower,upper,size\na,0,1,4\n"))]) == 2
+    assert "no column offset" in capsys.readouterr().err
 
 
 def test_both_commands_run_as_modules(tmp_path: Path) -> None:
@@ -260,3 +296,10 @@ def test_both_commands_run_as_modules(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["passes.memory.__main__", "passes.memory_check"])
+def test_the_commands_need_no_pytorch(command: str) -> None:
+    code = f"import sys, {command}; print({{'torch', 'sympy', 'capture.ir'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
