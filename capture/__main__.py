@@ -1,7 +1,8 @@
-"""`python -m capture`: bind our floors, then ring the command line."""
+"""The doors that lead up: `python -m capture` and torch.compile's backend. Bind our floors, then ring."""
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from capture._floors import bind
 from capture.errors import CaptureError
@@ -20,6 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted while starting; nothing was written", file=sys.stderr)
         return 130
     return run(argv)
+
+
+def backend(module: Any, example_inputs: Sequence[Any], **settings: Any) -> Any:
+    """What `torch.compile(model, backend="capture")` finds by the entry point: see runtime/backend.py."""
+    bind()
+    from runtime.backend import capture_backend
+
+    return capture_backend(module, example_inputs, **settings)
+
+
+def reset() -> None:
+    """Forget what the backend has noted; `torch._dynamo.reset()` calls it."""
+    if records := sys.modules.get("runtime.backend_records"):
+        records.clear()
+
+
+backend.reset = reset  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the toolkit logs, and how much: CAPTURE_LOGS="+rewrite,-memory", in the grammar of TORCH_LOGS.
 
-A comma-separated list of names, each an area (frontends, passes, runtime), a pass by its name, or
+A comma-separated list of names, each an area (frontends, passes, runtime, backend), a pass by its name, or
 `all`: `name` for what it does, `+name` also for why it does not, `-name` for errors only. Of a pass and its
 area the nearer word counts. Python's own logging configuration works as well; the loggers are `capture.AREA`
 and `capture.passes.PASS`.
@@ -18,7 +18,7 @@ from capture.errors import UsageError
 __all__ = ["AREAS", "VARIABLE", "configure"]
 
 VARIABLE = "CAPTURE_LOGS"
-AREAS = ("frontends", "passes", "runtime")
+AREAS = ("frontends", "passes", "runtime", "backend")
 _LEVELS = {"": logging.INFO, "+": logging.DEBUG, "-": logging.ERROR}
 
 

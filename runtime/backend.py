@@ -1,0 +1,102 @@
+"""`torch.compile(model, backend="capture")`: what Dynamo calls for each graph that it has cut out.
+
+no gradients needed  ->  capture, passes, generated code: the way of `runtime.compile`
+gradients needed     ->  runtime/training.py
+cannot be taken      ->  eager, for this graph, with a warning
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import fx
+
+from capture.errors import CaptureError
+from runtime.backend_graph import InferenceGraph
+from runtime.backend_options import BackendOptions
+from runtime.backend_records import GraphRecord, log, new_record
+
+__all__ = ["capture_backend"]
+
+
+def capture_backend(
+    module: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Compile a graph of Dynamo's.
+
+    Args:
+        module, example_inputs: as Dynamo hands them over: fake tensors, and SymInts where sizes vary.
+        mode: one of torch.compile's; ``max-autotune`` measures the backends, at level 3.
+        options: see `runtime.backend_options.BackendOptions`.
+
+    Returns:
+        What takes the inputs of the module, and returns its results.
+
+    Raises:
+        UsageError: an unknown mode or option, or a value that it cannot have.
+    """
+    settings = BackendOptions.parse(mode, options)
+    record = new_record(module)
+    try:
+        made = _compile(module, example_inputs, settings, record)
+    except CaptureError as error:
+        record.falls_back(error.what + (f" ({error.where})" if error.where else ""))
+        return module
+    log.info("%s", record.summary())
+    return made
+
+
+def _compile(
+    module: fx.GraphModule, examples: Sequence[Any], settings: BackendOptions, record: GraphRecord
+) -> Callable[..., Any]:
+    if settings.backend == "eager":
+        record.runs = record.backend = "eager"
+        return module
+    if _needs_gradients(module):
+        if find_spec("runtime.training") is None:
+            raise CaptureError("gradients are needed")
+        from runtime.training import compile_training
+
+        record.runs = "training"
+        return compile_training(module, examples, settings)
+    _refuse_autocast(module)
+    record.runs = "inference"
+    graph = InferenceGraph(module, examples, settings, record)
+    if graph.backend == "eager":
+        record.runs = "eager"
+        record.tell("nothing was measured faster than eager")
+        return module
+    return graph
+
+
+def _needs_gradients(module: fx.GraphModule) -> bool:
+    """Whether a result, or an input that is written to, carries a gradient, by Dynamo's run of the graph."""
+    results = (v for v in module.graph.output_node().args[0] if isinstance(v, fx.Node))
+    if any(_carries_gradient(node) for node in results if node.op != "placeholder"):
+        return True
+    for node in module.graph.find_nodes(op="placeholder"):
+        given = getattr(node.meta.get("grapharg"), "example", None)
+        if isinstance(given, torch.Tensor) and _carries_gradient(node) and not given.requires_grad:
+            return True
+    return False
+
+
+def _carries_gradient(node: fx.Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def _refuse_autocast(module: fx.GraphModule) -> None:
+    """Make sure that the operators compute in the dtypes of their operands."""
+    values = (node.meta.get("example_value") for node in module.graph.nodes)
+    devices = {v.device.type for v in values if isinstance(v, torch.Tensor)}
+    entered = any(node.target is torch.amp.autocast_mode._enter_autocast for node in module.graph.nodes)
+    if entered or any(torch.is_autocast_enabled(d) for d in devices if torch.amp.is_autocast_available(d)):
+        raise CaptureError("autocast is on, which a graph for inference cannot hold yet")
