@@ -1,4 +1,4 @@
-"""`import runtime` makes torch.compile know the backend "capture" where nothing is installed, as in a checkout.
+"""`import runtime` lets torch.compile know the backend "capture" in a checkout that is not installed.
 
 An installation is found by its entry point, without an import.
 """
