@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+from torch._dynamo.symbolic_convert import TensorifyState
 
 from capture.errors import CaptureError
 from runtime.backend_graph import InferenceGraph
@@ -43,9 +45,12 @@ def capture_backend(
         UsageError: an unknown mode or option, or a value that it cannot have.
     """
     settings = BackendOptions.parse(mode, options)
+    training = _needs_gradients(module)
+    if not training:
+        _specialise_floats(module)
     record = new_record(module)
     try:
-        made = _compile(module, example_inputs, settings, record)
+        made = (_train if training else _infer)(module, example_inputs, settings, record)
     except CaptureError as error:
         record.falls_back(error.what + (f" ({error.where})" if error.where else ""))
         return module
@@ -53,27 +58,34 @@ def capture_backend(
     return made
 
 
-def _compile(
+def _infer(
     module: fx.GraphModule, examples: Sequence[Any], settings: BackendOptions, record: GraphRecord
 ) -> Callable[..., Any]:
+    record.runs = "inference"
     if settings.backend == "eager":
         record.runs = record.backend = "eager"
         return module
-    if _needs_gradients(module):
-        if find_spec("runtime.training") is None:
-            raise CaptureError("gradients are needed")
-        from runtime.training import compile_training
-
-        record.runs = "training"
-        return compile_training(module, examples, settings)
     _refuse_autocast(module)
-    record.runs = "inference"
     graph = InferenceGraph(module, examples, settings, record)
     if graph.backend == "eager":
         record.runs = "eager"
         record.tell("nothing was measured faster than eager")
         return module
     return graph
+
+
+def _train(
+    module: fx.GraphModule, examples: Sequence[Any], settings: BackendOptions, record: GraphRecord
+) -> Callable[..., Any]:
+    record.runs = "training"
+    if settings.backend == "eager":
+        record.runs = record.backend = "eager"
+        return module
+    if find_spec("runtime.training") is None:
+        raise CaptureError("gradients are needed")
+    from runtime.training import compile_training
+
+    return compile_training(module, examples, settings)
 
 
 def _needs_gradients(module: fx.GraphModule) -> bool:
@@ -91,6 +103,27 @@ def _needs_gradients(module: fx.GraphModule) -> bool:
 def _carries_gradient(node: fx.Node) -> bool:
     value = node.meta.get("example_value")
     return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def _specialise_floats(module: fx.GraphModule) -> None:
+    """Have Dynamo guard the value of each float that it passes as a tensor, as it does with ``dynamic=True``.
+
+    An eps or a scale would else be read out of a tensor in the graph.
+
+    Raises:
+        TensorifyScalarRestartAnalysis: which has Dynamo trace again.
+    """
+    names = set()
+    for node in module.graph.find_nodes(op="placeholder"):
+        if getattr(node.meta.get("grapharg"), "pass_arg_as_tensor", False):
+            number = getattr(node.meta.get("example_value"), "item_memo", None)
+            if isinstance(number, torch.SymFloat):
+                names.add(number.node._expr.name)
+    new = {name for name in names if not TensorifyState.should_specialize(name)}
+    for name in new:
+        TensorifyState.specialize(name)
+    if new:
+        raise TensorifyScalarRestartAnalysis
 
 
 def _refuse_autocast(module: fx.GraphModule) -> None:
