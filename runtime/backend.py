@@ -8,7 +8,6 @@ cannot be taken      ->  eager, for this graph, with a warning
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -65,7 +64,11 @@ def _infer(
     if settings.backend == "eager":
         record.runs = record.backend = "eager"
         return module
-    _refuse_autocast(module)
+    if _under_autocast(module):  # AOTAutograd makes its casts operators of the graph
+        made = _train(module, examples, settings, record)
+        record.runs = "inference"
+        record.tell("autocast is on: the weights are not frozen")
+        return made
     graph = InferenceGraph(module, examples, settings, record)
     if graph.backend == "eager":
         record.runs = "eager"
@@ -81,11 +84,9 @@ def _train(
     if settings.backend == "eager":
         record.runs = record.backend = "eager"
         return module
-    if find_spec("runtime.training") is None:
-        raise CaptureError("gradients are needed")
     from runtime.training import compile_training
 
-    return compile_training(module, examples, settings)
+    return compile_training(module, examples, settings, record)
 
 
 def _needs_gradients(module: fx.GraphModule) -> bool:
@@ -126,10 +127,10 @@ def _specialise_floats(module: fx.GraphModule) -> None:
         raise TensorifyScalarRestartAnalysis
 
 
-def _refuse_autocast(module: fx.GraphModule) -> None:
-    """Make sure that the operators compute in the dtypes of their operands."""
+def _under_autocast(module: fx.GraphModule) -> bool:
+    """Whether operators compute in other dtypes than those of their operands."""
+    if any(node.target is torch.amp.autocast_mode._enter_autocast for node in module.graph.nodes):
+        return True
     values = (node.meta.get("example_value") for node in module.graph.nodes)
     devices = {v.device.type for v in values if isinstance(v, torch.Tensor)}
-    entered = any(node.target is torch.amp.autocast_mode._enter_autocast for node in module.graph.nodes)
-    if entered or any(torch.is_autocast_enabled(d) for d in devices if torch.amp.is_autocast_available(d)):
-        raise CaptureError("autocast is on, which a graph for inference cannot hold yet")
+    return any(torch.is_autocast_enabled(d) for d in devices if torch.amp.is_autocast_available(d))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._guards import tracing
+from torch.utils._python_dispatch import _disable_current_modes
 
 from capture import capture
 from capture.errors import CaptureError
@@ -24,12 +25,12 @@ from runtime.backend_weights import FrozenWeights, Weights, freeze, weights_amon
 from runtime.compile import compile
 from runtime.executables import Executable
 
-__all__ = ["InferenceGraph"]
+__all__ = ["InferenceGraph", "alone", "packing"]
 
 MOST_SETS = 64  # sets of weights that one graph is packed for: the blocks of a deep model share a graph
 FEW = 10  # calls: weights that change sooner, OFTEN times in a row, are no longer frozen
 OFTEN = 3
-_packing = threading.RLock()  # passes and code generation: one thread at a time
+packing = threading.RLock()  # passes and code generation: one thread at a time
 _Inputs = Sequence[Any]
 
 
@@ -99,7 +100,8 @@ class InferenceGraph:
         self._changes = 0  # in a row, each after few calls
         start = time.perf_counter()
         self._results = plan_results(module)
-        self._captured = capture(self._results.module, examples)
+        with packing:
+            self._captured = capture(self._results.module, examples)
         record.add_seconds({"capture": time.perf_counter() - start})
         record.nodes = len(self._captured.nodes)
         self._written = _getter(
@@ -162,7 +164,7 @@ class InferenceGraph:
         watch = FrozenWeights(weights, frozen.forget)  # before they are read: no change meanwhile is missed
         options = self._options
         given = frozen.inputs_of(inputs)
-        with _packing, _alone(), frozen.bound(weights) as graph:
+        with packing, alone(), frozen.bound(weights) as graph:
             made = compile(
                 graph,
                 given if options.backend == "auto" and not _unknown(given) else (),
@@ -206,9 +208,9 @@ class InferenceGraph:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """As if nobody was compiling: passes make fake tensors of their own, and what they fold is plain."""
-    with tracing(None), torch.inference_mode(False), torch.no_grad():
+    with _disable_current_modes(), tracing(None), torch.inference_mode(False), torch.no_grad():
         yield
 
 
