@@ -88,7 +88,8 @@ class Rule:
         """
         operands, numbers = [], {}
         for index, (name, example) in enumerate(zip(self.names, self.example_args, strict=True)):
-            operands.append(_stand_in(example, index))
+            is_size = _is_size(example, self.example_args)
+            operands.append(example if is_size else _stand_in(example, index))
             if _is_number(example):
                 numbers[operands[-1]] = name
         pattern = Pattern(self._at_examples(self.pattern, operands), numbers)
@@ -238,8 +239,9 @@ def register_rule(
         pattern, replacement: functions of the same arguments that return a tensor, or a tuple of them.
         example_args: one for each argument. A tensor stands for any tensor: its rank and dtype are a hint,
             every size is a wildcard. An int or float stands for any number that is an operand of the
-            pattern as it is; the replacement and the guard are given the one found. Anything else (a bool, a
-            dtype) is passed on as it is.
+            pattern as it is; the replacement and the guard are given the one found. An int that divides a
+            size of the example tensors, and is greater than their ranks, may be a size that a reshape of the
+            pattern gives. Anything else (a bool, a dtype) is passed on as it is.
         guard: called with a `Match`; True, or (False, "reason"), and so on.
         level: the lowest optimisation level that runs the rule.
         anchors: operators (overloads, or packets for all of their overloads) that every match has: the rule
@@ -368,6 +370,14 @@ def _stand_in(example: Any, index: int) -> Any:
     if isinstance(example, bool) or not isinstance(example, (int, float)):
         return example
     return 7919 + 104 * index if isinstance(example, int) else 0.71302816 + index / 1019
+
+
+def _is_size(example: Any, args: Sequence[Any]) -> bool:
+    """Whether a whole number divides a size of the example tensors, and can be no axis of theirs."""
+    shapes = [v.shape for v in args if isinstance(v, torch.Tensor)]
+    if type(example) is not int or example <= max(map(len, shapes)):
+        return False
+    return any(size and size % example == 0 for shape in shapes for size in shape)
 
 
 def _literals(operand: Any) -> list[Any]:

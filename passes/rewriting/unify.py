@@ -27,6 +27,7 @@ from passes.rewriting.families import (
 )
 from passes.rewriting.literals import number_of, same_literal, same_number, same_shape, similar_literal
 from passes.rewriting.rule import Pattern
+from passes.view_algebra import RESHAPES
 
 __all__ = ["Found", "Unifier"]
 
@@ -159,7 +160,7 @@ class Unifier:
         elif not isinstance(given, Value):
             self.miss = f"{_describe(goal.node)} has the literal {given!r} for a tensor of the pattern"
         elif isinstance(wanted, Constant):
-            if self._same_constant(wanted, given):
+            if self.loose or self._same_constant(wanted, given):  # at other sizes it may be another one
                 yield (), found.with_value(wanted, given)
         elif wanted.producer is None:
             if isinstance(given.type, TensorType):
@@ -188,8 +189,8 @@ class Unifier:
         producer = given.producer
         taken = producer in found.nodes.values()
         if producer is not None and given.index == wanted.index and not taken and self._alike(node, producer):
-            extended = found.with_node(node, producer)
-            for goals in self._operands(node, producer):
+            extended = self._sized(node, producer, found.with_node(node, producer))
+            for goals in self._operands(node, producer) if extended is not None else ():
                 yield goals, extended
         elif producer is None or not is_holder(producer):
             self.miss = f"{_describe(producer)} stands where the pattern has {op_name(node.op)}"
@@ -197,6 +198,23 @@ class Unifier:
             yield [goal._replace(wanted=node.operands[0])], found.with_value(wanted, given)
         if producer is not None and not taken and (inner := self._held(given, goal.node)) is not None:
             yield [goal._replace(given=inner)], found.skipping(producer)
+
+    def _sized(self, wanted: Node, given: Node, found: Found) -> Found | None:
+        """The numbers that are sizes of what a reshape gives, which is how its operands are not compared."""
+        if not self.loose or wanted.op not in RESHAPES or not self.pattern.numbers:
+            return found
+        sizes, actual = (n.results[0].tensor_type.shape for n in (wanted, given))
+        names = [self._scalar(size) for size in sizes]
+        if not any(names):
+            return found
+        if len(sizes) != len(actual):
+            return None
+        for name, size in zip(names, actual, strict=True):
+            if name is not None:
+                if not isinstance(size, int) or found.numbers.get(name, size) != size:
+                    return None
+                found = found.with_number(name, size)
+        return found
 
     def _operands(self, wanted: Node, given: Node) -> Iterator[list[Goal]]:
         """The operands in pairs, and once more with those swapped that commute."""

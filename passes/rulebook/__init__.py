@@ -13,6 +13,8 @@ from passes.rulebook import (  # noqa: F401
     attention,
     attention_options,
     batch_norm,
+    group_norms,
+    losses,
     norms,
     scores,
     softmax,

@@ -70,6 +70,14 @@ def layer_norm_of(
     return pattern
 
 
+def layer_norm_at_once(divided: Callable[[Tensor, Tensor, float], Tensor], **biased: Any) -> Any:
+    def pattern(x: Tensor, eps: float) -> Tensor:
+        variance, mean = torch.var_mean(x, -1, keepdim=True, **biased)
+        return divided(x - mean, variance, eps)
+
+    return pattern
+
+
 def is_half(match: Match) -> bool:
     return dtype_of(match) in (torch.float16, torch.bfloat16)
 
@@ -81,6 +89,16 @@ for (variance, first), (divided, second) in product(VARIANCES, DIVISIONS):
         lambda x, eps: F.layer_norm(x, x.shape[-1:], None, None, eps),
         (X, EPS),
         anchors=[aten.mean, first, second],
+        guard=is_floating,
+    )
+
+for divided, second in DIVISIONS:
+    spelled(
+        "layer-norm",
+        [layer_norm_at_once(divided, unbiased=False), layer_norm_at_once(divided, correction=0)],
+        lambda x, eps: F.layer_norm(x, x.shape[-1:], None, None, eps),
+        (X, EPS),
+        anchors=[aten.var_mean, second],
         guard=is_floating,
     )
 

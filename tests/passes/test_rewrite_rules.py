@@ -14,6 +14,7 @@ import passes
 from capture import capture
 from capture.errors import CaptureError, UsageError
 from tests.passes.golden import parse
+from tests.passes.rules import Make
 
 X = torch.randn(2, 3)
 TEXT = """
@@ -88,6 +89,32 @@ def test_a_pattern_that_computes_with_a_number() -> None:
 def test_a_number_that_is_an_axis() -> None:
     text = failing(lambda x, dim: torch.sigmoid(x).sum(dim), lambda x, dim: x.sum(dim), X, 1)
     assert "write axes and sizes into the functions" in text
+
+
+def by_group(x: torch.Tensor, groups: int) -> torch.Tensor:
+    return torch.softmax(x.reshape(x.shape[0], groups, -1), -1).reshape(x.shape)
+
+
+def test_a_number_that_is_a_size(rule: Make) -> None:
+    def replacement(x: torch.Tensor, groups: int) -> torch.Tensor:
+        return F.group_norm(x, groups)
+
+    spec = rule(by_group, replacement, torch.randn(2, 14, 3), 7)
+    text = """
+        graph(%x: f32[N, 6, 4], %y: f32[2, 6, 4]) where N in [1, 8]
+          %0: f32[N, 3, 8] = aten.reshape(%x, [N, 3, 8])
+          %1: f32[N, 3, 8] = aten.softmax.int(%0, -1)
+          %2: f32[N, 6, 4] = aten.reshape(%1, [N, 6, 4])
+          %3: f32[2, 12, 2] = aten.reshape(%y, [2, 12, 2])
+          %4: f32[2, 12, 2] = aten.softmax.int(%3, -1)
+          %5: f32[2, 3, 8] = aten.reshape(%y, [2, 3, 8])
+          %6: f32[2, 3, 8] = aten.softmax.int(%5, 1)
+          %7: f32[2, 6, 4] = aten.reshape(%6, [2, 6, 4])
+          return %2, %4, %7
+        """
+    after = str(passes.optimize(parse(text), passes=[spec], verify=True))
+    assert "= aten.group_norm(%x, 3)\n" in after
+    assert after.count("softmax") == 2
 
 
 def test_a_pattern_that_draws_random_numbers() -> None:

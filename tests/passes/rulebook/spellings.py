@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,11 @@ def normalised(x: Tensor, variance: Function, divided: Function) -> Tensor:
 
 def by_square(x: Tensor, d: Tensor) -> Tensor:
     return d.pow(2).mean(-1, keepdim=True)
+
+
+def at_once(x: Tensor, **biased: Any) -> Tensor:
+    variance, mean = torch.var_mean(x, -1, keepdim=True, **biased)
+    return (x - mean) * torch.rsqrt(variance + 1e-5)
 
 
 def by_root(d: Tensor, v: Tensor) -> Tensor:
@@ -143,6 +149,8 @@ NORMS: dict[str, list[Function]] = {
             x, lambda x, d: x.pow(2).mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2, by_root
         ),
         lambda x, w, b: normalised(x, by_square, lambda d, v: d / v**0.5),
+        lambda x, w, b: at_once(x, unbiased=False) * w + b,
+        lambda x, w, b: at_once(x, correction=0),
     ],
     "rms_norm": [
         lambda x, w, b: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w,

@@ -42,7 +42,7 @@ def test_none_is_traced_for_a_graph_without_their_operators() -> None:
 
 # -- every rule at its own pattern
 
-CONTEXT = ("passes.rulebook.batch_norm", "passes.rulebook.scores")
+CONTEXT = ("passes.rulebook.batch_norm", "passes.rulebook.losses", "passes.rulebook.scores")
 ALONE = [
     n for module in BUILT_IN if module not in CONTEXT for names in BUILT_IN[module].values() for n in names
 ]
@@ -53,7 +53,7 @@ OTHER = {torch.float32: torch.float64, torch.bfloat16: torch.float16}
 def number(name: str, parameter: str, example: float) -> float:
     """One that the rule's guard agrees to."""
     if parameter != "c":
-        return example if parameter == "eps" else 0.3
+        return example if parameter in ("eps", "groups") else 0.3
     if name in ("gelu.4", "gelu.5", "gelu.6"):
         return math.sqrt(2)
     return next((v for k, v in NUMBERS.items() if name.startswith(k)), -math.inf)
@@ -76,7 +76,7 @@ def operand(parameter: str, example: torch.Tensor, other: bool) -> torch.Tensor:
 @pytest.mark.parametrize("other", [False, True], ids=["own dtype", "another dtype"])
 @pytest.mark.parametrize("name", ALONE)
 def test_a_rule_fires_at_its_own_pattern_and_passes_replay(name: str, other: bool) -> None:
-    """Those that want a convolution or a softmax near are tested in test_norms.py and test_attention.py."""
+    """Those that want other operators near are tested in test_norms.py, test_attention.py, test_losses.py."""
     rule = passes.rules()[name]
     args: list[Any] = [
         operand(p, v, other) if isinstance(v, torch.Tensor) else number(name, p, v)
