@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from capture.errors import CaptureError, UsageError
 from runtime.benchmark import benchmark, num_threads, plan, summarize
 from runtime.processes import benchmark_processes
+from runtime.worker import prepare
 
 
 def recorder(log: list[str], name: str):
@@ -226,6 +227,14 @@ def test_processes_take_turns_and_an_engine_that_fails_is_named() -> None:
     assert len(found.timing.rows["eager"].samples) % 8 == 0
     assert "no-such-pass" in found.failed["broken"]
     assert [p for p in phases if "broken" in p] == ["starting broken (1 of 2)"]
+
+
+def test_a_cache_is_compared_as_it_was_before_the_first_call() -> None:
+    """Written once more, it would hold already what eager writes, up to rounding."""
+    spec = {"model": "models.gpt2:small_with_cache", "engine": "aten", "threads": torch.get_num_threads()}
+    call, described = prepare(spec)
+    assert described["ok"], described["reason"]
+    assert call()[0].isfinite().all()
 
 
 class FakeWorker:
