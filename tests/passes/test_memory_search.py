@@ -223,7 +223,7 @@ def test_the_tool_refuses_two_buffers_with_one_id(tmp_path: Path) -> None:
     source.write_text("id,lower,upper,size\na,0,1,4\nb,0,1,4\na,1,2,4\n")
     done = CliRunner().invoke(main, [str(source)])
     assert done.exit_code == 2
-    assert "line 4: a second buffer with the id a" in done.output
+    assert "line 4: a second buffer with the id 'a'" in done.output
 
 
 def test_so_does_the_checker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
