@@ -1,6 +1,6 @@
 """Memory of the model workloads as planned: in the captured order, and after scheduling and in-place reuse.
 
-    python -m benchmarks.arena                     every model at full size
+    python -m benchmarks.arena                     every model at full size, to benchmarks/results/arena.md
     python -m benchmarks.arena models.bert:build   some
 
 Captured: the graph as captured, in its own order, every value in a buffer of its own that is reused after its
@@ -11,12 +11,13 @@ of transient values: inputs, weights and results are not among them. Millisecond
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.tables import Table, parser
 from capture import Graph, capture
 from capture.ir import TensorType, Value
 from capture.ir.graph import values_in
@@ -100,11 +101,10 @@ def timed(graph: Graph) -> tuple[float, float]:
     return shared - start, time.process_time() - shared
 
 
-def line(row: Row) -> str:
-    """A row of the Markdown table."""
+def cells(row: Row) -> tuple[str, ...]:
     ours, bound = row.ours, row.ours.lower_bound_bytes
     count = len(ours.buffers)
-    cells = [
+    return (
         row.model,
         f"{row.captured / 1e6:.2f}",
         f"{row.joined / 1e6:.2f}",
@@ -115,8 +115,7 @@ def line(row: Row) -> str:
         f"{row.sharing:.1f}",
         f"{row.planning:.1f}",
         f"{row.planning * 500 / count:.1f}" if count else "-",
-    ]
-    return "| " + " | ".join(cells) + " |"
+    )
 
 
 COLUMNS = (
@@ -125,17 +124,20 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def main() -> None:
-    """Print a row a model, as each is done."""
-    parser = argparse.ArgumentParser(description="Planned memory of the model workloads.")
-    parser.add_argument("models", nargs="*", default=list(MODELS), help="module:factory")
-    options = parser.parse_args()
-    print(f"| {' | '.join(COLUMNS)} |\n" + "|---" * len(COLUMNS) + "|", flush=True)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row a model, as each is done; write the table."""
+    made = parser("arena", __doc__)
+    made.add_argument("models", nargs="*", default=list(MODELS), help="module:factory")
+    options = made.parse_args(arguments)
+    about = "Transient values of one call, level 2; milliseconds are of one process."
+    table = Table("arena", "Memory of the model workloads as planned", about, COLUMNS)
     rows = []
     for model in options.models:
         rows.append(measure(model))
-        print(line(rows[-1]), flush=True)
-    print(f"\nmedian saving: {100 * statistics.median(row.saved for row in rows):.0f}%")
+        table.row(*cells(rows[-1]))
+    table.note(f"Median saving: {100 * statistics.median(row.saved for row in rows):.0f}%.")
+    table.not_asked(MODELS, options.models)
+    table.write(options.output)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,22 @@ users.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jinja2
 import torch
 
+from benchmarks.tables import Table, parser
 from capture import Graph, capture
 from capture.ir.serialize import write_aside
 from passes import optimize
 
-RESULTS = Path(__file__).parent / "results"
 NODES = (500, 1000, 2000, 3500, 5000)
 MODELS = {"ResNet-50": "resnet:resnet50", "BERT-base": "bert:build"}
+COLUMNS = ("graph", "nodes", "seconds", "ms a node", "slowest passes, seconds")
 
 
 class Text:
@@ -145,30 +144,11 @@ def rows(sizes: list[int], level: int, models: bool) -> Iterator[Row]:
         yield name, len(graph.nodes), *measure(graph, level)
 
 
-def line(row: Row) -> str:
+def cells(row: Row) -> tuple[str, ...]:
     name, nodes, seconds, by_pass = row
     slowest = sorted(by_pass.items(), key=lambda item: -item[1])[:4]
     told = ", ".join(f"{key} {value:.2f}" for key, value in slowest)
-    return f"| {name} | {nodes} | {seconds:.2f} | {1e3 * seconds / nodes:.2f} | {told} |"
-
-
-def table(found: list[Row], level: int) -> str:
-    """The rows as Markdown, with the power of the number of nodes by which each family's time grows."""
-    head = [
-        f"# Compile time, level {level}",
-        "",
-        f"Measured by `python -m benchmarks.compile_time`, torch {torch.__version__};"
-        " [the plot](compile_time.svg).",
-        "",
-        "| graph | nodes | seconds | ms a node | slowest passes, seconds |",
-        "|---|---|---|---|---|",
-    ]
-    tail = [""]
-    for name in FAMILIES:
-        points = [(nodes, seconds) for family, nodes, seconds, _ in found if family == name]
-        if len(points) > 1:
-            tail.append(f"{name}: seconds grow as nodes to the power of {growth(points):.2f}.")
-    return "\n".join([*head, *map(line, found), *tail]) + "\n"
+    return name, str(nodes), f"{seconds:.2f}", f"{1e3 * seconds / nodes:.2f}", told
 
 
 def growth(points: list[tuple[int, float]]) -> float:
@@ -215,19 +195,27 @@ def plot(found: list[Row]) -> str:
     return jinja2.Template(PLOT).render(columns=columns, lines=lines, curves=curves) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print each row as it is done, write the table and the plot."""
-    parser = argparse.ArgumentParser(description="Seconds that the passes take, by number of nodes.")
-    parser.add_argument("--nodes", type=int, nargs="+", default=list(NODES))
-    parser.add_argument("--level", type=int, default=2)
-    parser.add_argument("--no-models", action="store_true", help="synthetic graphs only")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the table and the plot")
-    options = parser.parse_args()
+    made = parser("compile_time", __doc__)
+    made.add_argument(
+        "--nodes", type=int, nargs="+", default=list(NODES), metavar="N", help="of synthetic graphs"
+    )
+    made.add_argument("--level", type=int, default=2, metavar="N", help="of optimisation")
+    made.add_argument("--no-models", action="store_true", help="synthetic graphs only")
+    options = made.parse_args(arguments)
+    about = f"Wall time of the pipeline of level {options.level}; [the plot](compile_time.svg)."
+    table = Table("compile_time", "Compile time", about, COLUMNS)
     found = []
     for row in rows(sorted(options.nodes), options.level, not options.no_models):
-        print(line(row), flush=True)
+        table.row(*cells(row))
         found.append(row)
-    write_aside(options.output / "compile_time.md", table(found, options.level))
+    table.not_asked(list(MODELS), [] if options.no_models else list(MODELS))
+    for name in FAMILIES:
+        points = [(nodes, seconds) for family, nodes, seconds, _ in found if family == name]
+        if len(points) > 1:
+            table.note(f"{name}: seconds grow as nodes to the power of {growth(points):.2f}.")
+    table.write(options.output)
     write_aside(options.output / "compile_time.svg", plot(found))
 
 

@@ -1,39 +1,31 @@
-"""One decoding step of GPT-2 with a key-value cache: eager, the cache copied at each step, and in place.
+"""One decoding step with a key-value cache: eager, the cache copied at each step, and written in place.
 
-    python -m benchmarks.decode
-    python -m benchmarks.decode --length 1024 --threads 1
+    python -m benchmarks.decode                       written to benchmarks/results/decode.md
+    python -m benchmarks.decode mine.py:with_cache    models of one's own
 
-The three take turns in one process.
+Each has a process of its own; see `benchmarks.tables.timed`. The ratio is eager's median over that in place.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 
-import torch
+from benchmarks.tables import Table, about, side_by_side, timed_parser
 
-import runtime
-from models import gpt2
+MODELS = ("models.gpt2:with_cache",)
+ENGINES = {
+    "eager": {"engine": "eager"},
+    "copied": {"engine": "aten", "disable": ["reinplace"]},
+    "in place": {"engine": "aten"},
+}
 
 
-def main() -> None:
-    """Print the median and minimum of each in ms, and the ratio of medians."""
-    parser = argparse.ArgumentParser(description="One decoding step of GPT-2 with a key-value cache.")
-    parser.add_argument("--length", type=int, default=512, help="tokens that the cache holds")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    args = gpt2.example_inputs(1, "with_cache")
-    models = {name: gpt2.with_cache(1, options.length).eval() for name in ("eager", "copied", "in place")}
-    steps = {
-        "eager": models["eager"],
-        "copied": runtime.compile(models["copied"], args, backend="aten", disable=("reinplace",)),
-        "in place": runtime.compile(models["in place"], args, backend="aten"),
-    }
-    found = runtime.benchmark(steps, args)
-    for name, row in found.rows.items():
-        ratio = f"eager / this {found.ratios[name]:.2f}" if name in found.ratios else ""
-        print(f"{name:10} median {row.median:8.3f} ms   min {row.min:8.3f} ms   {ratio}".rstrip())
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print each row as it is done, write the table."""
+    options = timed_parser("decode", __doc__, MODELS).parse_args(arguments)
+    told = f"{about(options, 'step')}, aten backend."
+    table = Table("decode", "A decoding step with a key-value cache", told, ("model", *ENGINES, "ratio"))
+    side_by_side(ENGINES, options, table, MODELS)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,25 @@ is a capacity x time rectangle cut in two again and again, at random. Seconds ar
 
 from __future__ import annotations
 
-import argparse
 import csv
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from capture.ir.serialize import write_aside
+from benchmarks.tables import Table, parser
 from passes.memory.greedy import pack
 from passes.memory.planner import place
 from passes.memory.search import Effort
 from passes.memory_check import Row, lower_bound, problems
 
-RESULTS = Path(__file__).parent / "results"
 CAPACITY = 1 << 20
 SYNTHETIC = 12
-HEADER = """\
-| instance | buffers | lower bound / capacity | greedy / bound | found / bound | fits | CPU s | nodes |
-|---|---|---|---|---|---|---|---|"""
+COLUMNS = (
+    "instance", "buffers", "lower bound / capacity", "greedy / bound", "found / bound", "fits", "CPU s",
+    "nodes",
+)  # fmt: skip
 
 Spans = list[tuple[int, int, int]]  # lower, upper, size
 
@@ -39,19 +38,20 @@ class Instance(NamedTuple):
     capacity: int
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Plan each instance, print each row as it is done, write the table."""
-    parser = argparse.ArgumentParser(description="The exact memory planner on hard instances.")
-    parser.add_argument("folder", nargs="?", type=Path, help="of files NAME.CAPACITY.csv")
-    parser.add_argument("--seconds", type=float, default=20.0, help="to search, per instance")
-    options = parser.parse_args()
-    print(HEADER)
-    lines = [HEADER]
-    for instance in [*read(options.folder), *synthetic()]:
-        lines.append(row(instance, options.seconds))
-        print(lines[-1], flush=True)
-    title = f"# Memory planner: at most {options.seconds:g} s an instance, one core\n\n"
-    write_aside(RESULTS / "memory.md", title + "\n".join(lines) + "\n")
+    made = parser("memory", __doc__)
+    made.add_argument("folder", nargs="?", type=Path, help="of files NAME.CAPACITY.csv")
+    made.add_argument("--seconds", type=float, default=20.0, metavar="S", help="to search, per instance")
+    made.add_argument("--synthetic", type=int, default=SYNTHETIC, metavar="N", help="synthetic instances")
+    options = made.parse_args(arguments)
+    about = f"At most {options.seconds:g} s an instance, one core."
+    table = Table("memory", "The exact memory planner", about, COLUMNS)
+    for instance in [*read(options.folder), *synthetic(options.synthetic)]:
+        table.row(*row(instance, options.seconds))
+    if options.folder is None:
+        table.not_run("instances of a folder", "none was given")
+    table.write(options.output)
 
 
 def read(folder: Path | None) -> Iterator[Instance]:
@@ -64,9 +64,9 @@ def read(folder: Path | None) -> Iterator[Instance]:
         yield Instance(name, spans, int(capacity))
 
 
-def synthetic() -> Iterator[Instance]:
+def synthetic(count: int) -> Iterator[Instance]:
     """Cut rectangles: the capacity is the optimum, as all of the rectangle is taken."""
-    for seed in range(SYNTHETIC):
+    for seed in range(count):
         rng = random.Random(seed)
         pieces, steps, unit = rng.randint(120, 460), rng.choice((80, 200, 1000)), rng.choice((64, 1024, 8192))
         spans = cut(rng, steps, CAPACITY, pieces, rng.uniform(0.3, 0.7), unit)
@@ -99,8 +99,8 @@ def cut(rng: random.Random, steps: int, capacity: int, pieces: int, across: floa
     return done
 
 
-def row(instance: Instance, seconds: float) -> str:
-    """A line of the table.
+def row(instance: Instance, seconds: float) -> tuple[str, ...]:
+    """The cells of a row.
 
     Raises:
         AssertionError: the plan is not valid.
@@ -118,8 +118,14 @@ def row(instance: Instance, seconds: float) -> str:
     assert not list(problems(placed, found.peak)), f"{instance.name}: the plan is not valid"
     fits = "yes" if found.peak <= instance.capacity else "**no**"
     return (
-        f"| {instance.name} | {len(spans)} | {bound / instance.capacity:.4f} | {greedy.peak / bound:.4f} "
-        f"| {found.peak / bound:.4f} | {fits} | {taken:.2f} | {found.nodes} |"
+        instance.name,
+        str(len(spans)),
+        f"{bound / instance.capacity:.4f}",
+        f"{greedy.peak / bound:.4f}",
+        f"{found.peak / bound:.4f}",
+        fits,
+        f"{taken:.2f}",
+        str(found.nodes),
     )
 
 

@@ -1,6 +1,6 @@
 """Peak memory of schedules, as a multiple of the optimum, on random graphs of three families.
 
-    python -m benchmarks.schedule                     12 seeded graphs a family, and larger ones
+    python -m benchmarks.schedule     12 seeded graphs a family, and larger ones; to benchmarks/results
     python -m benchmarks.schedule --graphs 3 --large 1000
 
 Seconds are of this process, per graph. Where an optimum was not proven (the row says how many were), the
@@ -11,7 +11,6 @@ chooses; and the beam search alone.
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import time
@@ -20,12 +19,14 @@ from dataclasses import dataclass
 
 import networkx
 
+from benchmarks.tables import Table, parser
 from passes.ordering import Problem, best_order
 from passes.ordering.heuristics import by_need, depth_first, least_memory_first
 from passes.ordering.search import Budget, Search
 
 Order = Sequence[int]
 ENOUGH = 200_000_000  # moves in search of an optimum
+COUNTS = (1000, 2000, 5000)  # tasks of larger graphs
 
 
 def problem(edges: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Problem:
@@ -159,24 +160,21 @@ def geomean(ratios: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def family_rows(graphs: int) -> list[list[str]]:
+def family_rows(table: Table, graphs: int) -> None:
     """Per family: how many optima are proven, then the ratio to the optimum, and seconds, of each method."""
-    rows = []
     for name, make in FAMILIES.items():
         problems = [make(seed) for seed in range(graphs)]
         best = [optimum(p) for p in problems]
-        row = [name, f"{sum(certain for _, certain in best)} of {graphs}"]
+        cells = [name, f"{sum(certain for _, certain in best)} of {graphs}"]
         for method in METHODS.values():
             found = measure(problems, method)
             ratio = geomean([peak / least for peak, (least, _) in zip(found.peaks, best, strict=True)])
-            row.append(f"{ratio:.3f} ({found.seconds:.3f} s)")
-        rows.append(row)
-    return rows
+            cells.append(f"{ratio:.3f} ({found.seconds:.3f} s)")
+        table.row(*cells)
 
 
-def large_rows(counts: Sequence[int]) -> list[list[str]]:
+def large_rows(table: Table, counts: Sequence[int]) -> None:
     """Per family and size: peaks, and our seconds and proven lower bound."""
-    rows = []
     for name, make in LARGE.items():
         for count in counts:
             graph = make(count, 0)
@@ -184,30 +182,27 @@ def large_rows(counts: Sequence[int]) -> list[list[str]]:
             start = time.process_time()
             ours = best_order(graph)
             seconds = time.process_time() - start
-            rows.append(
-                [name, str(graph.count), *map(str, rules), str(ours.peak), str(ours.bound), f"{seconds:.2f}"]
-            )
-    return rows
+            table.row(name, graph.count, *rules, ours.peak, ours.bound, f"{seconds:.2f}")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description="Peak memory of schedules of random graphs.")
-    parser.add_argument("--graphs", type=int, default=12, help="graphs a family")
-    parser.add_argument(
-        "--large", type=int, nargs="*", default=[1000, 2000, 5000], help="tasks of larger graphs"
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print both tables row by row, and write them."""
+    made = parser("schedule", __doc__)
+    made.add_argument("--graphs", type=int, default=12, metavar="N", help="graphs a family")
+    made.add_argument(
+        "--large", type=int, nargs="*", default=list(COUNTS), metavar="N", help="tasks of larger graphs"
     )
-    options = parser.parse_args()
-    print(table(["peak / optimum (geomean)", "proven", *METHODS], family_rows(options.graphs)), flush=True)
-    if options.large:
-        header = ["bytes at the peak", "tasks", "given", "best of four", "ours", "lower bound", "seconds"]
-        print("\n" + table(header, large_rows(options.large)))
+    options = made.parse_args(arguments)
+    about = "Peak over the least peak of any order, geometric mean; in brackets process seconds a graph."
+    families = Table("schedule", "Peak memory of schedules", about, ("peak / optimum", "proven", *METHODS))
+    family_rows(families, options.graphs)
+    families.write(options.output)
+    about = "Bytes at the peak; process seconds of ours."
+    header = ("graph", "tasks", "given", "best of four", "ours", "lower bound", "seconds")
+    large = Table("schedule", "Peak memory of larger schedules", about, header, file="schedule_large")
+    large_rows(large, options.large)
+    large.not_asked([str(count) for count in COUNTS], [str(count) for count in options.large])
+    large.write(options.output)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import xml.dom.minidom
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.compile_time import FAMILIES, growth, measure, plot, table
+from benchmarks.compile_time import FAMILIES, cells, growth, main, measure
 from passes import PIPELINES, optimize
 from passes.fuse import is_fusable
 
@@ -34,11 +35,18 @@ def test_growth_is_the_exponent() -> None:
     assert growth([(n, 0.1 * n**2) for n in (10, 100, 1000)]) == pytest.approx(2)
 
 
-def test_table_and_plot() -> None:
-    found = [(name, n, n / 1000, {"fuse": 0.25, "memory": 0.5}) for name in FAMILIES for n in (500, 1000)]
-    text = table(found, 2)
-    assert "| residual network | 1000 | 1.00 | 1.00 | memory 0.50, fuse 0.25 |" in text
-    assert "Transformer encoder: seconds grow as nodes to the power of 1.00." in text
-    picture = xml.dom.minidom.parseString(plot(found))
+def test_table_and_plot(tmp_path: Path) -> None:
+    main(["--nodes", "20", "40", "--no-models", "--output", str(tmp_path)])
+    text = (tmp_path / "compile_time.md").read_text()
+    assert text.count("| Transformer encoder | ") == text.count("| residual network | ") == 2
+    assert "Transformer encoder: seconds grow as nodes to the power of " in text
+    assert "- BERT-base: not asked for" in text
+    picture = xml.dom.minidom.parseString((tmp_path / "compile_time.svg").read_text())
     assert len(picture.getElementsByTagName("circle")) == 4
     assert len(picture.getElementsByTagName("polyline")) == 3
+
+
+def test_a_row_tells_the_slowest_passes() -> None:
+    assert cells(("network", 1000, 1.0, {"fuse": 0.25, "memory": 0.5, "cse": 0, "dce": 0, "lower": 0.1})) == (
+        "network", "1000", "1.00", "1.00", "memory 0.50, fuse 0.25, lower 0.10, cse 0.00",
+    )  # fmt: skip
