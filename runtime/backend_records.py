@@ -81,7 +81,7 @@ class GraphRecord:
     def falls_back(self, why: str) -> None:
         """Note, and warn once for each reason, that the graph runs in eager."""
         self.runs, self.fell_back = "eager", why
-        warn_once(f"{self.function} ({self.where}) runs in eager: {why}", key=why)
+        warn_once(f"{self.place} runs in eager: {why}", key=why)
 
     def summary(self) -> str:
         """What became of the graph, in a line."""
@@ -90,7 +90,12 @@ class GraphRecord:
         frozen = f"{self.frozen} weight{'s' * (self.frozen != 1)} frozen" if self.frozen else ""
         backend = "" if self.backend == self.runs else self.backend
         told = ", ".join(filter(None, (self.runs, backend, counts, frozen, took)))
-        return f"{self.name} {self.function} ({self.where}): {told}".strip()
+        return f"{self.name} {self.place}: {told}".strip()
+
+    @property
+    def place(self) -> str:
+        """The function, and its line in the user's code where that is known."""
+        return f"{self.function} ({self.where})" if self.where else self.function
 
     def add_seconds(self, stages: dict[str, float]) -> None:
         for stage, seconds in stages.items():
@@ -123,6 +128,12 @@ class _Owners:
                 self._held[key] = (weakref.ref(owner, forget), deque(maxlen=KEPT))
             return self._held[key][1]
 
+    def of_class(self, cls: type) -> list[GraphRecord]:
+        """Those of all that is of a class: Dynamo shares compiled code among the modules of one."""
+        with _lock:
+            held = list(self._held.values())
+        return [record for owner, records in held if type(owner()) is cls for record in records]
+
     def _forget(self, key: int, _: Any) -> None:
         self._held.pop(key, None)
 
@@ -137,8 +148,13 @@ clear = _owners.clear
 
 
 def records_of(compiled: Any) -> list[GraphRecord]:
-    """The records of what `torch.compile` returned, or of the module or function that it was given."""
-    return list(_owners.of(owner_of(compiled)))
+    """The records of what `torch.compile` returned, or of the module or function that it was given.
+
+    A module without any runs, if it was called, in the code that was compiled for others of its class.
+    """
+    owner = owner_of(compiled)
+    own = list(_owners.of(owner))
+    return _owners.of_class(type(owner)) if not own and isinstance(owner, nn.Module) else own
 
 
 def owner_of(compiled: Any) -> Any:
@@ -160,8 +176,8 @@ def new_record(module: fx.GraphModule) -> GraphRecord:
     code, owner = _being_compiled()
     record = GraphRecord(
         name=str(compiling) if compiling else "",
-        function=_function(code),
-        where=_first_line_of(module) or (f"{_shown(code.co_filename)}:{code.co_firstlineno}" if code else ""),
+        function=_function(code, owner),
+        where=_first_line_of(module) or _start(code),
         recompiled=_reason(metrics.get("recompile_reason") or ""),
         ended_by=_graph_break(module),
     )
@@ -187,12 +203,17 @@ def _being_compiled() -> tuple[CodeType | None, Any]:
     return code, None
 
 
-def _function(code: CodeType | None) -> str:
+def _function(code: CodeType | None, owner: Any) -> str:
     """``forward``; ``forward, from line 15`` for what is left of it after a graph break."""
-    if code is None:
-        return ""
+    if code is None or not is_user_file(code.co_filename):  # a layer of torch's that was compiled by itself
+        return getattr(owner, "__name__", type(owner).__name__) if owner is not None else ""
     rest = re.fullmatch(r"torch_dynamo_resume_in_(.+)_at_(\d+)", code.co_name)
     return f"{rest[1]}, from line {rest[2]}" if rest else code.co_name
+
+
+def _start(code: CodeType | None) -> str:
+    known = code is not None and is_user_file(code.co_filename)
+    return f"{_shown(code.co_filename)}:{code.co_firstlineno}" if code is not None and known else ""
 
 
 def _first_line_of(module: fx.GraphModule) -> str:

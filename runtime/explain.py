@@ -76,7 +76,8 @@ class Explanation:
 def explain(compiled: Any) -> Explanation:
     """What became of a model or function that was compiled with `torch.compile(..., backend="capture")`.
 
-    Kept are the last 256 graphs; `torch._dynamo.reset()` forgets them.
+    Kept are the last 256 graphs; `torch._dynamo.reset()` forgets them. Modules of one class may share
+    compiled code: one for which none was compiled is told of that of the others.
 
     Args:
         compiled: what torch.compile returned, or what it was given.
