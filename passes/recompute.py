@@ -11,9 +11,9 @@ least to compute again for what that saves; and so on, until the planned arena f
 scheduling: it keeps the order of what is there. The counts tell what it costs in FLOPs and in bytes moved.
 
 Does not fire without `max_memory`, where the plan fits already, or for values that took more than `intensity`
-FLOPs a byte (products, convolutions, attention), random numbers, effects, conditions, what reads memory that
-the graph writes to, or what the graph returns. Where the plan cannot be made to fit, it raises an error that
-names the least peak that was reached, and what is alive there.
+FLOPs a byte (products, convolutions, attention) or whose cost has no bound, random numbers, effects,
+conditions, what reads memory that the graph writes to, or what the graph returns. Where the plan cannot be
+made to fit, it raises an error that names the least peak that was reached, and what is alive there.
 
 Kumar et al., "Efficient Rematerialization for Deep Networks" (NeurIPS 2019), and Chen et al., "Training Deep
 Nets with Sublinear Memory Cost" (2016), describe the trade.
@@ -35,12 +35,12 @@ from passes.base import Pass, PassResult, make_pass, register_pass
 from passes.buffers import buffers
 from passes.liveness import Liveness, liveness_of
 from passes.memory.plan import arena_bytes
-from passes.memory.sizes import Sizes
+from passes.memory.sizes import Sizes, default_alignment
 from passes.ordering import problem_of
 from passes.rematerialize import Replay, is_recomputable
 
-ALIGNMENT = 64
 TRIALS = 8  # buffers tried at each fullest step, the best first
+CALL = 64  # bytes that could be moved in the time of a call
 HOLDERS = 4  # of the fullest step that an error names
 
 
@@ -67,10 +67,11 @@ class Recompute(Pass):
         made = work.replay.made
         if not made:
             return PassResult(False)
+        costs = [spent for node in made if (spent := work.cost_of(node)) is not None]
         stats = {
             "recomputed": len(made),
-            "extra_flops": sum(work.cost_of(node)[0] for node in made),
-            "extra_bytes": sum(work.cost_of(node)[1] for node in made),
+            "extra_flops": sum(flops for flops, _ in costs),
+            "extra_bytes": sum(moved for _, moved in costs),
             "arena_bytes": arena,
             "saved_bytes": before - arena,
         }
@@ -92,21 +93,22 @@ class _Work:
         self.graph = graph
         self.budget = budget
         self.intensity = intensity
-        self.sizes = Sizes(graph, alignment=ALIGNMENT)
+        self.sizes = Sizes(graph, alignment=default_alignment(graph))
+        self.most = Sizes(graph)
         self.replay = Replay(graph, buffers(graph), self.may_repeat)
 
-    def cost_of(self, node: Node) -> tuple[int, int]:
-        """(FLOPs, bytes read and written) of a node, at the most that its sizes can be."""
+    def cost_of(self, node: Node) -> tuple[int, int] | None:
+        """(FLOPs, bytes read and written) of a node, at the most that its sizes can be; None: without end."""
         spent = cost(node)
-        moved = (self.sizes(spent.bytes_read), self.sizes(spent.bytes_written))
-        return self.sizes(spent.flops) or 0, sum(n or 0 for n in moved)
+        flops, read, written = map(self.most, (spent.flops, spent.bytes_read, spent.bytes_written))
+        return None if flops is None or read is None or written is None else (flops, read + written)
 
     def may_repeat(self, node: Node | None) -> bool:
         """Whether the node may be computed again, and costs little."""
         if node is None:
             return False
-        flops, moved = self.cost_of(node)
-        return is_recomputable(node) and flops <= self.intensity * max(moved, 1)
+        spent = self.cost_of(node)
+        return spent is not None and is_recomputable(node) and spent[0] <= self.intensity * max(spent[1], 1)
 
     def live(self) -> Liveness:
         return liveness_of(self.replay.shared(), list(self.graph.nodes), self.graph)
@@ -170,9 +172,9 @@ class _Work:
             if not 0 < i < len(steps[root]):
                 continue
             relieved = over[steps[root][i]] - over[steps[root][i - 1] + 1]
-            assert root.producer is not None  # or it could not be made again
-            spent = sum(self.cost_of(root.producer)) + ALIGNMENT
-            found.append((self.size(root) * relieved / spent, root))
+            spent = self.cost_of(root.producer) if root.producer is not None else None
+            assert spent is not None  # or it could not be made again
+            found.append((self.size(root) * relieved / (sum(spent) + CALL), root))
         found.sort(key=lambda pair: -pair[0])
         return [root for worth, root in found[:TRIALS] if worth]
 

@@ -24,11 +24,9 @@ from passes.base import Pass, PassResult, register_pass
 from passes.buffers import buffers
 from passes.liveness import liveness_of
 from passes.memory.plan import arena_bytes
-from passes.memory.sizes import Sizes
+from passes.memory.sizes import Sizes, default_alignment
 from passes.ordering import Problem, best_order, problem_of
 from passes.ordering.heuristics import heuristics
-
-ALIGNMENT = 64
 
 
 @register_pass
@@ -41,7 +39,7 @@ class Schedule(Pass):
     def run(self, graph: Graph) -> PassResult:
         nodes = list(graph.nodes)
         shared = buffers(graph)
-        sizes = Sizes(graph, alignment=ALIGNMENT)
+        sizes = Sizes(graph, alignment=default_alignment(graph))
         before, _ = arena_bytes(shared, liveness_of(shared, nodes, graph), sizes)
         problem = problem_of(graph, shared, sizes)
         best, arena = nodes, before

@@ -211,7 +211,7 @@ def _passes(graph: Graph) -> list[dict[str, Any]]:
 
 _PLAN_KEYS = (
     "naive_bytes", "lower_bound_bytes", "arena_bytes", "in_arena_bytes", "callee_allocated_bytes",
-    "expected_peak_bytes", "results_bytes",
+    "expected_peak_bytes", "results_bytes", "region_temporaries_bytes",
 )  # fmt: skip
 
 

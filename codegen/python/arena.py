@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from capture.ir import Graph, TensorType, Value
-from capture.ir.types import CHANNELS_LAST, CONTIGUOUS
+from capture.ir.types import CHANNELS_LAST, CHANNELS_LAST_3D, CONTIGUOUS
 from capture.wording import human_size
 
 
@@ -35,6 +35,9 @@ class ArenaLayout:
             f"without reuse {human_size(plan.naive_bytes)}); "
             f"of it {human_size(plan.in_arena_bytes)} in the arena, the rest allocated by the kernels."
         )
+        if plan.region_temporaries_bytes:
+            more = human_size(plan.region_temporaries_bytes)
+            summary += f" A fusion that runs as single calls takes up to {more} more."
         return ArenaLayout(plan.in_arena_bytes, plan.placements, plan.in_place, summary)
 
     def overwritten(self, value: Value) -> Value | None:
@@ -51,9 +54,10 @@ class ArenaLayout:
         flat = f"memory[{start}:{start + int(type_.nbytes)}].view({type_.dtype})"
         if type_.memory_format == CONTIGUOUS:
             self.views[name] = f"{flat}.view({list(type_.shape)})"
-        elif type_.memory_format == CHANNELS_LAST:
-            n, c, h, w = type_.shape
-            self.views[name] = f"{flat}.view({[n, h, w, c]}).permute(0, 3, 1, 2)"
+        elif type_.memory_format in (CHANNELS_LAST, CHANNELS_LAST_3D):
+            batch, channels, *spatial = type_.shape
+            axes = ", ".join(map(str, [0, type_.rank - 1, *range(1, type_.rank - 1)]))
+            self.views[name] = f"{flat}.view({[batch, *spatial, channels]}).permute({axes})"
         else:
             return None
         return f"m.{name}"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from capture._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from passes.memory.attach import Memory, default_alignment
+    from passes.memory.attach import Memory
     from passes.memory.plan import Buffer, MemoryPlan, plan
 
-__all__ = ["Buffer", "Memory", "MemoryPlan", "default_alignment", "plan"]
+__all__ = ["Buffer", "Memory", "MemoryPlan", "plan"]
 
 _HOMES = {
     **dict.fromkeys(["Buffer", "MemoryPlan", "plan"], "passes.memory.plan"),
-    **dict.fromkeys(["Memory", "default_alignment"], "passes.memory.attach"),
+    "Memory": "passes.memory.attach",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

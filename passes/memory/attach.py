@@ -13,10 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from capture.errors import UsageError
 from capture.ir import Graph
 from passes.base import Pass, PassResult, Setting, register_pass
 from passes.memory.plan import plan
 from passes.memory.search import SECOND
+from passes.memory.sizes import default_alignment
+
+LARGEST = 16  # bytes of an element: complex128
 
 
 @register_pass
@@ -32,6 +36,11 @@ class Memory(Pass):
         return replace(self, effort=20 * self.effort) if setting.level >= 3 else self
 
     def run(self, graph: Graph) -> PassResult:
+        if self.alignment < 0 or self.alignment % LARGEST:
+            raise UsageError(
+                f"memory{{alignment={self.alignment}}}: no place that every dtype may begin at",
+                hint=f"a multiple of {LARGEST}, or 0 for what suits the device",
+            )
         alignment = self.alignment or default_alignment(graph)
         made = plan(graph, alignment=alignment, effort=self.effort)
         graph.attach("memory_plan", made)
@@ -44,10 +53,4 @@ class Memory(Pass):
         return PassResult(False, stats)
 
 
-def default_alignment(graph: Graph) -> int:
-    """256 bytes where a result of the graph's nodes lies on a GPU, else 64: a cache line."""
-    types = (v.type for node in graph.nodes for v in node.results)
-    return 256 if any(getattr(t, "device", None) and t.device.type == "cuda" for t in types) else 64
-
-
-__all__ = ["Memory", "default_alignment"]
+__all__ = ["Memory"]

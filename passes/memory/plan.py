@@ -26,6 +26,7 @@ from passes.memory.greedy import pack
 from passes.memory.planner import SECOND, place
 from passes.memory.search import Effort
 from passes.memory.sizes import Sizes
+from passes.memory.temporaries import temporaries_bytes
 
 SLACK = 50  # the arena may raise the expected peak by one part in so many
 ATTEMPTS = 6  # sizes from which on buffers are tried without the arena
@@ -75,6 +76,8 @@ class MemoryPlan:
         in_arena_bytes: size of the arena that generated code makes, for the buffers that it can place.
         expected_peak_bytes: in_arena_bytes + callee_allocated_bytes. Workspace inside operators comes on top.
         results_bytes: buffers that the graph returns; never in the arena.
+        region_temporaries_bytes: the most that one fusion region takes beside its result if its operators run
+            one by one. Not in the other numbers: a kernel keeps them in registers.
         peak_step: the step at which most bytes are alive; -1 without buffers.
         peak_holders: positions in `buffers` of what is alive at that step, largest first.
         steps: a label per step.
@@ -96,6 +99,7 @@ class MemoryPlan:
     in_arena_bytes: int
     expected_peak_bytes: int
     results_bytes: int
+    region_temporaries_bytes: int
     peak_step: int
     peak_holders: tuple[int, ...]
     steps: tuple[str, ...]
@@ -196,6 +200,7 @@ class _Planner:
             in_arena_bytes=in_arena,
             expected_peak_bytes=in_arena + callee,
             results_bytes=self._total(_returned(self.graph, self.shared)),
+            region_temporaries_bytes=max(map(self._temporaries, self.graph.nodes), default=0),
             peak_step=peak_step,
             peak_holders=_holders(made, peak_step),
             steps=tuple(self._label(node) for node in self.graph.nodes),
@@ -234,6 +239,9 @@ class _Planner:
 
     def _span(self, home: Value) -> tuple[int, int, int]:
         return (*self.live.intervals[home], self.bytes[home])
+
+    def _temporaries(self, node: Node) -> int:
+        return temporaries_bytes(node, self.sizes)
 
     def _total(self, roots: object) -> int:
         """Bytes of buffers, each rounded up; those without a bound not counted."""
@@ -280,11 +288,12 @@ class _Planner:
 
 
 def _is_placeable(home: Value, shared: Buffers) -> bool:
-    """Whether generated code can make the buffer: the op takes given memory, laid out as the type says."""
+    """Whether generated code can make the buffer: the op takes given memory, laid out as the type says, and
+    its size is known when the arena is made."""
     node, layout = home.producer, shared.layouts.get(home)
     if node is None or layout is None or home in shared.escaping or not takes_destination(node):
         return False
-    return _is_plain(layout, home.tensor_type)
+    return home.tensor_type.is_static and _is_plain(layout, home.tensor_type)
 
 
 def _is_plain(layout: Layout, type_: TensorType) -> bool:

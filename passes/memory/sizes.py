@@ -9,7 +9,7 @@ import sympy
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
-from capture.ir import Graph, Range
+from capture.ir import Graph, Range, TensorType
 from capture.ir.dims import Dim
 
 
@@ -43,4 +43,10 @@ def _upper(expr: sympy.Expr, ranges: tuple[tuple[str, Range], ...]) -> int | Non
     return int(upper) if isinstance(upper, (int, sympy.Integer)) else None
 
 
-__all__ = ["Sizes"]
+def default_alignment(graph: Graph) -> int:
+    """256 bytes where a result of the graph's nodes lies on a GPU, else 64: a cache line."""
+    types = (v.type for node in graph.nodes for v in node.results)
+    return 256 if any(isinstance(t, TensorType) and t.device.type == "cuda" for t in types) else 64
+
+
+__all__ = ["Sizes", "default_alignment"]

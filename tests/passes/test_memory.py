@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from capture.errors import CaptureError
 from capture.ir import Graph
 from capture.ir.text import names
+from codegen import python
 from passes import make_pass, run_pass
 from passes.memory import MemoryPlan, plan
 
@@ -268,6 +270,78 @@ def test_the_pass_takes_an_alignment() -> None:
     graph = parse(CHAIN)
     run_pass(graph, make_pass("memory{alignment=4096}"))
     assert graph.memory_plan.alignment == 4096
+
+
+@pytest.mark.parametrize("alignment", [-64, 3, 8])
+def test_the_pass_refuses_an_alignment_at_which_not_every_dtype_may_begin(alignment: int) -> None:
+    with pytest.raises(CaptureError, match=f"alignment={alignment}"):
+        run_pass(parse(CHAIN), make_pass(f"memory{{alignment={alignment}}}"))
+
+
+def test_generated_code_places_what_has_a_fixed_size_and_the_plan_says_so() -> None:
+    graph = parse("""graph(%x: f32[N, 8], %y: f32[8]) where N in [1, 64]
+  %0: f32[N, 8] = aten.cumsum(%x, 1)
+  %1: f32[8] = aten.sum.dim_IntList(%0, [0])
+  %2: f32[8] = aten.add.Tensor(%1, %y)
+  return %2
+""")
+    run_pass(graph, make_pass("memory"))
+    made = graph.memory_plan
+    assert {name: b.callee for name, b in by_name(made).items()} == {"%0": True, "%1": False}
+    assert (made.callee_allocated_bytes, made.in_arena_bytes) == (64 * 8 * 4, 64)
+    assert "torch.empty(64," in python.emit(graph)
+
+
+@pytest.mark.parametrize("shape", ["2, 3, 4, 4] channels_last", "2, 3, 4, 4, 4] channels_last_3d"])
+def test_generated_code_places_values_in_every_format_that_the_plan_places(shape: str) -> None:
+    graph = parse(f"""graph(%x: f32[{shape})
+  %0: f32[{shape} = aten.sin(%x)
+  %1: f32[{shape} = aten.cos(%0)
+  return %1
+""")
+    run_pass(graph, make_pass("memory"))
+    assert graph.memory_plan.callee_allocated_bytes == 0
+    format_ = torch.channels_last if "3d" not in shape else torch.channels_last_3d
+    x = torch.randn(list(graph.inputs[0].tensor_type.shape)).to(memory_format=format_)
+    code: dict[str, Any] = {}
+    exec(python.emit(graph), code)
+    (made,) = code["forward"](x)
+    assert torch.equal(made, x.sin().cos())
+    assert "out=m.v0" in python.emit(graph)
+
+
+REGION = """graph(%x: f32[64, 8]{device})
+  %0: f32[64, 8]{device} = aten.exp(%x)
+  %1: f32[64, 1]{device} = aten.sum.dim_IntList(%0, [-1], True)
+  %2: f32[64, 8]{device} = aten.div.Tensor(%0, %1)
+  return %2
+"""
+
+
+def test_what_a_region_takes_without_a_kernel_is_told_apart() -> None:
+    graph = parse(REGION.format(device=" @cuda:0"))
+    for name in ("fuse", "memory"):
+        run_pass(graph, make_pass(name))
+    made = graph.memory_plan
+    assert (made.arena_bytes, made.region_temporaries_bytes) == (0, 64 * 8 * 4 + 256)
+    assert "takes up to 2.3 kB more" in python.emit(graph)
+    on_cpu = parse(REGION.format(device=""))
+    for name in ("fuse", "memory"):
+        run_pass(on_cpu, make_pass(name))
+    assert on_cpu.memory_plan.region_temporaries_bytes == 0
+
+
+def test_schedules_and_budgets_count_as_the_plan_of_the_device_does() -> None:
+    graph = parse("""graph(%x: f32[20] @cuda:0)
+  %0: f32[20] @cuda:0 = aten.sin(%x)
+  %1: f32[20] @cuda:0 = aten.cumsum(%0, 0)
+  %2: f32[] @cuda:0 = aten.dot(%1, %0)
+  return %2
+""")
+    with pytest.raises(CaptureError, match="one operator needs 512 B"):
+        run_pass(graph, make_pass("recompute{max_memory=384}"))
+    assert run_pass(graph, make_pass("schedule")).stats["arena_bytes"] == 512
+    assert run_pass(graph, make_pass("memory")).stats["arena_bytes"] == 512
 
 
 def test_a_plan_is_immutable_and_the_same_each_time() -> None:

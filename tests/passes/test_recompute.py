@@ -110,6 +110,22 @@ def test_what_is_not_computed_again(old: str, new: str) -> None:
         recomputed(text, budget)
 
 
+def test_what_may_take_any_number_of_operations_is_not_computed_again() -> None:
+    """The product's own size is known, how much it takes is not."""
+    text = """
+        graph(%x: f32[N, 64], %t: f32[64, N], %y: f32[64, 64]) where N in [1, inf]
+          %0: f32[64, 64] = aten.mm(%t, %x)
+          %1: f32[64, 64] = aten.mm(%0, %y)
+          %2: f32[64, 64] = aten.mm(%1, %y)
+          %3: f32[64, 64] = aten.mm(%2, %1)
+          %4: f32[64, 64] = aten.mm(%3, %0)
+          %5: f32[64, 64] = aten.mm(%4, %0)
+          return %5
+    """
+    with pytest.raises(CaptureError, match=r"65.5 kB is the least reached"):
+        recomputed(text, 3 * MATRIX)
+
+
 def test_what_reads_memory_that_is_written_in_between_is_not_computed_again() -> None:
     text = KEPT_LONG.replace("%w: f32[64, 64])", "%w: f32[64, 64], %state: f32[64])").replace(
         "aten.outer(%x, %x)", "aten.outer(%state, %x)"
