@@ -86,4 +86,96 @@ def power(x, y):
     made = tl.where((x < 0) & odd, -size, tl.where(broken, float("nan"), size))
     return tl.where((x == 1) | (y == 0), 1, made)
 ''',
+    "row_max": '''
+@triton.jit
+def row_max(x, inside):
+    """The largest element of each row; NaN where there is one."""
+    broken = tl.max(tl.where(inside & (x != x), 1, 0), 1, keep_dims=True)
+    best = tl.max(tl.where(inside, x, -float("inf")), 1, keep_dims=True)
+    return tl.where(broken > 0, float("nan"), best)
+''',
+    "row_min": '''
+@triton.jit
+def row_min(x, inside):
+    """The smallest element of each row; NaN where there is one."""
+    broken = tl.max(tl.where(inside & (x != x), 1, 0), 1, keep_dims=True)
+    best = tl.min(tl.where(inside, x, float("inf")), 1, keep_dims=True)
+    return tl.where(broken > 0, float("nan"), best)
+''',
+    "times": '''
+@triton.jit
+def times(a, b):
+    return a * b
+''',
+    "larger": '''
+@triton.jit
+def larger(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "smaller": '''
+@triton.jit
+def smaller(a, b):
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "larger_whole": '''
+@triton.jit
+def larger_whole(a, b):
+    return tl.maximum(a, b)
+''',
+    "smaller_whole": '''
+@triton.jit
+def smaller_whole(a, b):
+    return tl.minimum(a, b)
+''',
+    "finite": '''
+@triton.jit
+def finite(x):
+    """0 in place of an infinity: what exponents may be shifted by."""
+    return tl.where(tl.abs(x) == float("inf"), 0, x)
+''',
+    "exp_sum": '''
+@triton.jit
+def exp_sum(x, inside):
+    """(largest element, sum of exp(x - largest)) of each row."""
+    top = tl.max(tl.where(inside, x, -float("inf")), 1, keep_dims=True)
+    return top, tl.sum(tl.where(inside, tl.exp(x - finite(top)), 0), 1, keep_dims=True)
+''',
+    "join_exp_sums": '''
+@triton.jit
+def join_exp_sums(top1, sum1, top2, sum2):
+    """The same of two parts of a row together: online softmax (Milakov and Gimelshein, 2018)."""
+    top = tl.maximum(top1, top2)
+    sum1 = tl.where(sum1 == 0, 0, sum1 * tl.exp(finite(top1) - finite(top)))
+    sum2 = tl.where(sum2 == 0, 0, sum2 * tl.exp(finite(top2) - finite(top)))
+    return top, sum1 + sum2
+''',
+    "moments": '''
+@triton.jit
+def moments(x, inside):
+    """(count, mean, sum of squared differences from it) of each row."""
+    count = tl.sum(tl.where(inside, 1.0, 0.0), 1, keep_dims=True)
+    mean = tl.sum(tl.where(inside, x, 0), 1, keep_dims=True) / count
+    d = tl.where(inside, x - mean, 0)
+    return count, mean, tl.sum(d * d, 1, keep_dims=True)
+''',
+    "join_moments": '''
+@triton.jit
+def join_moments(count1, mean1, square1, count2, mean2, square2):
+    """The same of two parts of a row together (Welford; Chan, Golub and LeVeque, 1979)."""
+    count = count1 + count2
+    d = mean2 - mean1
+    share = tl.where(count == 0, 0, count2 / tl.maximum(count, 1))
+    return count, mean1 + d * share, square1 + square2 + d * d * count1 * share
+''',
+    "first_where": '''
+@triton.jit
+def first_where(x, best, column, inside):
+    """The first column of each row that holds its best element; a NaN is as good as another."""
+    hit = inside & ((x == best) | ((x != x) & (best != best)))
+    return tl.min(tl.where(hit, column, 2147483647), 1, keep_dims=True)
+''',
 }  # fmt: skip
+NEEDS: dict[str, tuple[str, ...]] = {  # helpers that a helper calls
+    "exp_sum": ("finite",),
+    "join_exp_sums": ("finite",),
+}

@@ -120,12 +120,18 @@ class Tensors:
             raise UnsupportedOpError("its result has an order of memory that no tensor it reads has")
         return alike[0].name
 
-    def example_function(self, without_empty: Sequence[int] = ()) -> str:
-        """`examples`: several sizes, gaps in memory, special values."""
+    def example_function(self, without_empty: Sequence[int] = (), long_axis: int | None = None) -> str:
+        """`examples`: several sizes, gaps in memory, special values.
+
+        Args:
+            without_empty: axes that are not to be of size 0.
+            long_axis: one that is to be long once.
+        """
         axes = self.axes()
         many = [(1,) * len(axes), tuple(2 + i % 3 for i in range(len(axes)))]
         scaled = []
-        for case in _CASES.get(len(axes), many):
+        long = [tuple(5000 if axis == long_axis else 2 for axis in axes)] if long_axis in axes else []
+        for case in (*long, *_CASES.get(len(axes), many)):
             sizes = [size * self.multiples.get(axis, 1) for axis, size in zip(axes, case, strict=True)]
             if not any(size == 0 and axis in without_empty for axis, size in zip(axes, sizes, strict=True)):
                 scaled.append(tuple_of([str(size) for size in sizes]))

@@ -17,7 +17,7 @@ import torch
 from capture.errors import UnsupportedOpError
 from capture.ir import Node, TensorType, Value, op_name
 from capture.ir.dims import format_dim
-from codegen.triton.helpers import HELPERS
+from codegen.triton.helpers import HELPERS, NEEDS
 from codegen.triton.table import find, lowers
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -87,13 +87,20 @@ class Expression:
 
     def helper(self, name: str, source: str | None = None) -> str:
         """The name of a device function, which the file then holds."""
-        self._helpers[name] = (source or HELPERS[name]).strip("\n")
+        add_helper(self._helpers, name, source)
         return name
 
     def unsupported(self, why: str) -> UnsupportedOpError:
         return UnsupportedOpError(
             f"{op_name(self.node.op)} has no Triton form here", where=str(self.node.origin) or None, why=why
         )
+
+
+def add_helper(helpers: dict[str, str], name: str, source: str | None = None) -> None:
+    """Put a device function among a kernel's helpers, after those that it calls."""
+    for needed in NEEDS.get(name, ()):
+        add_helper(helpers, needed)
+    helpers[name] = (source or HELPERS[name]).strip("\n")
 
 
 def number(x: Any, dtype: torch.dtype) -> str:
@@ -270,4 +277,4 @@ for _table, _make in (
     for _name, _form in _table.items():
         lowers(_name)(_make(_form))
 
-__all__ = ["HALVES", "TYPES", "Body", "Expression", "Term", "check_dtypes", "held", "number"]
+__all__ = ["HALVES", "TYPES", "Body", "Expression", "Term", "add_helper", "check_dtypes", "held", "number"]

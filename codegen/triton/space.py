@@ -30,6 +30,10 @@ def group_symbol(group: int) -> sympy.Symbol:
     return sympy.Symbol(f"D{group}", integer=True, positive=True)
 
 
+def count_symbol(name: str) -> sympy.Symbol:
+    return sympy.Symbol(name, integer=True, positive=True)
+
+
 @dataclass(frozen=True)
 class Operand:
     """A tensor of a kernel.
@@ -100,11 +104,13 @@ class Space:
         shape: sizes as captured.
         parts: axes of each part, outermost first.
         operands: every tensor, results too.
+        counts: for each part, the name of its size in the kernel, where it has one.
     """
 
     shape: tuple[Dim, ...]
     parts: tuple[tuple[int, ...], ...]
     operands: tuple[Operand, ...]
+    counts: tuple[str, ...] = ()
 
     @cached_property
     def groups(self) -> list[list[tuple[int, ...]]]:
@@ -121,8 +127,12 @@ class Space:
     @cached_property
     def numbered(self) -> dict[tuple[int, ...], sympy.Symbol]:
         """The size of each group as a symbol."""
-        flat = [group for groups in self.groups for group in groups]
-        return {group: group_symbol(i) for i, group in enumerate(flat)}
+        found = {}
+        for part, groups in enumerate(self.groups):
+            for group in groups:
+                named = len(groups) == 1 and part < len(self.counts)
+                found[group] = count_symbol(self.counts[part]) if named else group_symbol(len(found))
+        return found
 
     def offset(self, operand: Operand, part: int, flat: str) -> sympy.Expr:
         """Where in memory the operand's element lies, as far as this part's flat number tells."""
@@ -136,6 +146,7 @@ class Space:
     def sizes_used(self, exprs: Iterable[sympy.Expr]) -> list[tuple[str, tuple[int, ...]]]:
         """(name, axes) of the groups whose sizes some expression mentions."""
         used = {s.name for e in exprs for s in e.free_symbols}
+        used -= set(self.counts)
         return [(symbol.name, group) for group, symbol in self.numbered.items() if symbol.name in used]
 
     def strides_used(self, exprs: Iterable[sympy.Expr]) -> list[tuple[str, str]]:
