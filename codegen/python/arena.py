@@ -76,9 +76,7 @@ class ArenaLayout:
             "        with torch.inference_mode(False):  # so that calls in any mode may write to it",
             f'            memory = torch.empty({self.bytes}, dtype=torch.uint8, device="{self.device}")',
             *(f"            self.{name} = {view}" for name, view in self.views.items()),
-            "",
-            "",
-            "arenas = []  # free ones; each call in flight has one of its own",
+            *self._pool(),
             "",
             "",
             "def take_arena():",
@@ -86,6 +84,34 @@ class ArenaLayout:
             "        return arenas.pop()",
             "    except IndexError:  # none is free",
             "        return Arena()",
+        ]
+
+    def _pool(self) -> list[str]:
+        """The free arenas. A GPU may still be at work when a call returns, on the call's own stream."""
+        if not self.device.startswith("cuda"):
+            return ["", "", "arenas = []  # free ones; each call in flight has one of its own", ""]
+        return [
+            "",
+            "",
+            "class Arenas:",
+            '    """Free ones, by stream: what one is still at work on is no other\'s."""',
+            "",
+            "    def __init__(self):",
+            "        self.free = {}",
+            "",
+            "    def here(self):",
+            f'        stream = torch.cuda.current_stream("{self.device}").cuda_stream',
+            "        return self.free.setdefault(stream, [])",
+            "",
+            "    def pop(self):",
+            "        return self.here().pop()",
+            "",
+            "    def append(self, arena):",
+            "        self.here().append(arena)",
+            "",
+            "",
+            "arenas = Arenas()",
+            "",
         ]
 
     def comment(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -308,6 +309,30 @@ def test_generated_code_places_values_in_every_format_that_the_plan_places(shape
     (made,) = code["forward"](x)
     assert torch.equal(made, x.sin().cos())
     assert "out=m.v0" in python.emit(graph)
+
+
+def test_arenas_of_a_gpu_are_kept_by_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one stream is still to read may not be written by another, though the call has returned."""
+    graph = parse("""graph(%x: f32[8] @cuda:0)
+  %0: f32[8] @cuda:0 = aten.sin(%x)
+  %1: f32[8] @cuda:0 = aten.cumsum(%0, 0)
+  %2: f32[8] @cuda:0 = aten.cumsum(%1, 0)
+  return %2
+""")
+    run_pass(graph, make_pass("memory"))
+    source = python.emit(graph)
+    code: dict[str, Any] = {}
+    exec(source.replace('device="cuda:0"', 'device="cpu"'), code)
+    stream = SimpleNamespace(cuda_stream=1)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    x = torch.randn(8)
+    for _ in range(2):
+        code["forward"](x)
+    (first,) = code["arenas"].free[1]
+    stream.cuda_stream = 2
+    assert torch.equal(code["forward"](x)[0], x.sin().cumsum(0).cumsum(0))
+    assert code["arenas"].free[1] == [first]
+    assert code["arenas"].free[2] not in ([], [first])
 
 
 REGION = """graph(%x: f32[64, 8]{device})
