@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/ir.md", "docs/pictures.md"])
+PAGES = ["README.md", "docs/graph-breaks.md", "docs/ir.md", "docs/pictures.md", "docs/torch-compile.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_code_on_the_page_runs(page: str, tmp_path: Path) -> None:
     """As a reader runs it: the blocks in one file, in a folder of its own."""
     blocks = BLOCK.findall((ROOT / page).read_text())
