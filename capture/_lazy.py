@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first asked for."""
+"""What is imported only when it is asked for: names of a package of ours, and packages that few need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["lazy_names"]
+from capture.errors import CaptureError
+
+__all__ = ["lazy_names", "needed"]
 
 
 def lazy_names(
@@ -36,3 +38,23 @@ def lazy_names(
         return found
 
     return get, lambda: sorted({*own, *homes})
+
+
+def needed(name: str, purpose: str, install: str = "") -> Any:
+    """Import a package where it is used.
+
+    Args:
+        purpose: what needs it, at the start of a sentence: "writing a report".
+        install: what to tell pip; the name by default.
+
+    Raises:
+        CaptureError: it cannot be imported.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise CaptureError(
+            f"{purpose} needs {name}, which cannot be imported",
+            why=str(error),
+            hint=f"pip install {install or name}",
+        ) from error

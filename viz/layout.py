@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from capture._lazy import needed
 from capture.errors import CaptureError
 from viz.elements import Point, Rect
 from viz.scene import Box, Group, Link, LinkKey
@@ -52,14 +53,7 @@ def run_dot(text: str) -> dict[str, Any]:
 
 
 def _import(name: str) -> Any:
-    try:
-        return __import__(name)
-    except ImportError as error:
-        raise CaptureError(
-            f"drawing a graph needs {name}, which cannot be imported",
-            why=str(error),
-            hint="pip install pydot pygraphviz   (their wheels bring Graphviz along)",
-        ) from error
+    return needed(name, "drawing a graph", "pydot pygraphviz   (their wheels bring Graphviz along)")
 
 
 def _dot(root: Group, links: list[Link], sinks: list[str]) -> str:

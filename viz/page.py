@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capture.errors import CaptureError
+from capture._lazy import needed
 from capture.ir import Graph
 from capture.wording import human_size
 from viz.difference import diff_svg
@@ -29,15 +29,9 @@ def report_html(report: Mapping[str, Any], graphs: Mapping[str, Graph], plan: An
     Raises:
         CaptureError: jinja2 is missing, or pydot or pygraphviz where there are graphs to draw.
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as error:
-        raise CaptureError(
-            "writing a report needs jinja2, which cannot be imported",
-            why=str(error),
-            hint="pip install jinja2",
-        ) from error
+    jinja2 = needed("jinja2", "writing a report")
+    from markupsafe import Markup  # which jinja2 brings along
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

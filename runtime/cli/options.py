@@ -24,6 +24,12 @@ def _option(*names: str, **settings: Any) -> Decorator:
     return click.option(*names, **settings)
 
 
+def _count(name: str, told: str, *, least: int = 1, default: int | None = None) -> Decorator:
+    """A whole number; its default is shown where there is one."""
+    shown = {} if default is None else {"default": default, "show_default": True}
+    return _option(name, metavar="N", type=click.IntRange(min=least), help=told, **shown)
+
+
 class _Commas(click.ParamType):
     """A list by commas; those inside {...} belong to an item."""
 
@@ -55,14 +61,7 @@ COMMAS = _Commas()
 
 MODEL: tuple[Decorator, ...] = (
     click.argument("model", metavar="MODEL"),
-    _option(
-        "--batch",
-        metavar="N",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="batch size of the example inputs",
-    ),
+    _count("--batch", "batch size of the example inputs", default=1),
     _option(
         "--input",
         "inputs",
@@ -86,12 +85,7 @@ MODEL: tuple[Decorator, ...] = (
     _option(
         "--seed", metavar="N", type=int, default=0, show_default=True, help="of random inputs and weights"
     ),
-    _option(
-        "--threads",
-        metavar="N",
-        type=click.IntRange(min=1),
-        help="threads to run with; PyTorch's choice unless given",
-    ),
+    _count("--threads", "threads to run with; PyTorch's choice unless given"),
 )
 OPTIMIZE: tuple[Decorator, ...] = (
     _option("--optimize", is_flag=True, help="optimise at level 2"),
@@ -143,20 +137,8 @@ PARITY: tuple[Decorator, ...] = (
     _option("--rtol", metavar="X", type=click.FloatRange(min=0), help="relative tolerance, likewise"),
 )
 TIMING: tuple[Decorator, ...] = (
-    _option(
-        "--warmup",
-        metavar="N",
-        type=click.IntRange(min=0),
-        default=3,
-        show_default=True,
-        help="calls of each before any is timed",
-    ),
-    _option(
-        "--iters",
-        metavar="N",
-        type=click.IntRange(min=1),
-        help="timed calls of each, in all; unless given, what fits into some seconds",
-    ),
+    _count("--warmup", "calls of each before any is timed", least=0, default=3),
+    _count("--iters", "timed calls of each, in all; unless given, what fits into some seconds"),
 )
 OUTPUT: tuple[Decorator, ...] = (
     _option("-o", "--output", metavar="DIR", help="output folder  [default: capture-out/<model>]"),
@@ -190,14 +172,7 @@ def _file(name: str, help: str, *more: str) -> Decorator:
 
 EXPORT: tuple[Decorator, ...] = (
     _file("--onnx", "write an ONNX model", "onnx_file"),
-    _option(
-        "--opset",
-        metavar="N",
-        type=click.IntRange(min=1),
-        default=23,
-        show_default=True,
-        help="of the ONNX model",
-    ),
+    _count("--opset", "of the ONNX model", default=23),
     _file("--python", "write a Python module that needs PyTorch alone", "python_file"),
     _option(
         "-o",
@@ -227,18 +202,6 @@ BENCH: tuple[Decorator, ...] = (
         metavar="a,b",
         help="what to time beside eager: aten, onnx, inductor (torch.compile, which needs a compiler)",
     ),
-    _option(
-        "--rounds",
-        metavar="N",
-        type=click.IntRange(min=1),
-        help="rounds that these are spread over, in each repetition; up to 10 unless given",
-    ),
-    _option(
-        "--repeats",
-        metavar="N",
-        type=click.IntRange(min=1),
-        default=2,
-        show_default=True,
-        help="repetitions, each with fresh processes",
-    ),
+    _count("--rounds", "rounds that these are spread over, in each repetition; up to 10 unless given"),
+    _count("--repeats", "repetitions, each with fresh processes", default=2),
 )

@@ -96,6 +96,18 @@ def named_passes(options: SimpleNamespace, level: int) -> list[str] | None:
     return within(chosen or PIPELINES[level], options.max_memory) if options.max_memory else chosen
 
 
+def optimization(options: SimpleNamespace, level: int) -> dict[str, Any]:
+    """What `passes.optimize` and `runtime.compile` are told alike."""
+    return {
+        "level": level,
+        "disable": disabled(options),
+        "passes": named_passes(options, level),
+        "verify": options.verify,
+        "check_rewrites": options.check_rewrites,
+        "dump_dir": options.dump_dir,
+    }
+
+
 def dynamic_shapes(options: SimpleNamespace) -> Any:
     return parse_dynamic(options.dynamic) if options.dynamic else None
 
@@ -123,14 +135,9 @@ def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded,
     middle = time.perf_counter()
     graph = optimize(
         captured,
-        level,
-        disabled(options),
-        passes=named_passes(options, level),
-        verify=options.verify,
-        check_rewrites=options.check_rewrites,
+        **optimization(options, level),
         args=loaded.args,
         kwargs=loaded.kwargs,
-        dump_dir=options.dump_dir,
         progress=lambda name: terminal.say(f"optimizing: {name}"),
     )
     return Optimized(captured, graph, {"capture": middle - start, "optimize": time.perf_counter() - middle})
@@ -142,15 +149,10 @@ def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, 
         loaded.module,
         loaded.args,
         loaded.kwargs,
-        level=level,
+        **optimization(options, level),
         backend=options.backend,
         dynamic_shapes=dynamic_shapes(options),
-        disable=disabled(options),
-        passes=named_passes(options, level),
         frontend=options.frontend,
-        verify=options.verify,
-        check_rewrites=options.check_rewrites,
-        dump_dir=options.dump_dir,
         threads=options.threads,
         title=title_of(loaded, options.model),
         progress=lambda phase: terminal.say(PHASE.sub(lambda m: DOING[m[0]], phase)),

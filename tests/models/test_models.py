@@ -12,19 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from models import bert, gpt2, llama, mlp, resnet, vit
+from tests.models.workloads import BATCHED
 
 # What run_decompositions itself stumbles over inside torch 2.13.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
-BATCHED = [
-    "bert:small",
-    "bert:small_masked",
-    "gpt2:small",
-    "llama:small",
-    "mlp:small",
-    "resnet:small",
-    "vit:small",
-]
 SMALL = [*BATCHED, "gpt2:small_with_cache"]
 FULL = {
     "bert:build": (109_482_240, 199),

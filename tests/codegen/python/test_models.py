@@ -16,16 +16,7 @@ from capture import capture
 from passes import optimize
 from runtime.compile import Compiled, Recipe
 from runtime.executables import AtenExecutable
-
-SMALL = [
-    "bert:small",
-    "bert:small_masked",
-    "gpt2:small",
-    "llama:small",
-    "mlp:small",
-    "resnet:small",
-    "vit:small",
-]
+from tests.models.workloads import BATCHED
 
 
 def made(name: str) -> tuple[nn.Module, Callable[[int], tuple[Any, ...]]]:
@@ -40,7 +31,7 @@ def assert_parity(model: nn.Module, f: Compiled, args: tuple[Any, ...], kwargs: 
     assert parity.reference == "fp64 model"
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", BATCHED)
 def test_every_level_and_a_dynamic_batch(name: str) -> None:
     model, inputs = made(name)
     axes = {0: torch.export.Dim("N", min=1, max=8)}
