@@ -1,0 +1,60 @@
+"""What the templates leave alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from codegen.triton.templates import template_for
+from tests.codegen.triton.template_files import GRAPHS, lone
+
+REFUSED = {
+    "float64": """
+        graph(%x: f64[4, 8], %y: f64[8, 4])
+          %0: f64[4, 4] = aten.mm(%x, %y)
+          return %0
+    """,
+    "a vector": """
+        graph(%x: f32[4, 8], %y: f32[8])
+          %0: f32[4] = aten.matmul(%x, %y)
+          return %0
+    """,
+    "batches that broadcast": """
+        graph(%x: f32[3, 4, 8], %y: f32[1, 8, 4])
+          %0: f32[3, 4, 4] = aten.matmul(%x, %y)
+          return %0
+    """,
+    "an addend along the rows": """
+        graph(%b: f32[4, 1], %x: f32[4, 8], %y: f32[8, 4])
+          %0: f32[4, 4] = aten.addmm(%b, %x, %y)
+          return %0
+    """,
+    "an operator without a Triton form after it": """
+        graph(%x: f32[4, 8], %y: f32[8, 4])
+          %0: f32[4, 4] = fusion.matmul(%x, %y) {
+            ^(%x: f32[4, 8], %y: f32[8, 4])
+            %0: f32[4, 4] = aten.mm(%x, %y)
+            %1: f32[4, 4] = aten.digamma(%0)
+            return %1
+          }
+          return %0
+    """,
+    "no product": """
+        graph(%x: f32[4, 8])
+          %0: f32[4, 8] = aten.relu(%x)
+          return %0
+    """,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_left_alone(name: str) -> None:
+    assert template_for(lone(REFUSED[name])) is None
+
+
+def test_the_same_node_gives_the_same_bytes() -> None:
+    text = GRAPHS["linear gelu add"]
+    first, second = template_for(lone(text)), template_for(lone(text))
+    assert first is not None
+    assert second is not None
+    assert first.source == second.source
+    assert "linear, gelu, add" in first.source
