@@ -16,7 +16,7 @@ from runtime.machine import machine, versions
 from runtime.processes import ProcessBenchmark, benchmark_processes
 from viz.style import counted
 
-__all__ = ["Table", "about", "parser", "side_by_side", "timed", "timed_parser", "times"]
+__all__ = ["Table", "about", "parser", "ratio", "side_by_side", "timed", "timed_parser", "times"]
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import decode, memory, schedule, tables
 from benchmarks.tables import Table
 
-NAMES = ("arena", "compile_time", "cpu", "decode", "horizontal", "memory", "schedule")
+NAMES = sorted(
+    file.stem for file in Path(tables.__file__).parent.glob("*.py") if file.stem not in ("__init__", "tables")
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_help_says_what_is_measured_and_where_it_goes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_is_measured_and_where_it_goes(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     module = importlib.import_module(f"benchmarks.{name}")
     with pytest.raises(SystemExit) as done:
         module.main(["--help"])
@@ -23,11 +29,6 @@ def test_help_says_what_is_measured_and_where_it_goes(name: str, capsys: pytest.
     assert out.startswith(f"usage: python -m benchmarks.{name} ")
     assert module.__doc__.partition("\n")[0] in out
     assert "folder of the table" in out
-
-
-def test_all_benchmarks_are_tested() -> None:
-    folder = Path(importlib.import_module("benchmarks").__file__ or "").parent
-    assert {file.stem for file in folder.glob("*.py")} - {"__init__", "tables"} == set(NAMES)
 
 
 def test_a_table_is_written_with_machine_versions_and_what_is_missing(
@@ -49,8 +50,6 @@ def test_a_table_is_written_with_machine_versions_and_what_is_missing(
 
 
 def test_planner_and_schedules_in_short(tmp_path: Path) -> None:
-    from benchmarks import memory, schedule
-
     memory.main(["--seconds", "0.05", "--synthetic", "1", "--output", str(tmp_path)])
     assert "| cut 0 | " in (tmp_path / "memory.md").read_text()
     schedule.main(["--graphs", "1", "--large", "50", "--output", str(tmp_path)])
@@ -60,8 +59,6 @@ def test_planner_and_schedules_in_short(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_engines_are_timed_and_a_model_that_is_missing_is_named(tmp_path: Path) -> None:
-    from benchmarks import decode
-
     decode.main(
         ["models.gpt2:small_with_cache", "models.nothing", "--repeats", "1", "--seconds", "0.1"]
         + ["--output", str(tmp_path)]
