@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from passes.ledger import Fate, LedgerRow, fates_of, ledger
     from passes.manager import optimize, run_pass
     from passes.pipelines import PIPELINES
+    from passes.quantize import QuantConfig, quantize
     from passes.rewriting import Match, Rule, load_rules, register_rule, remove_rule, rules
 
 __all__ = [
-    "PIPELINES", "Fate", "LedgerRow", "Match", "Pass", "PassRecord", "PassResult", "Rule", "fates_of",
-    "ledger", "load_rules", "make_pass", "optimize", "parse_passes", "register_pass", "register_rule",
-    "registered", "remove_rule", "rules", "run_pass",
+    "PIPELINES", "Fate", "LedgerRow", "Match", "Pass", "PassRecord", "PassResult", "QuantConfig", "Rule",
+    "fates_of", "ledger", "load_rules", "make_pass", "optimize", "parse_passes", "quantize", "register_pass",
+    "register_rule", "registered", "remove_rule", "rules", "run_pass",
 ]  # fmt: skip
 
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     **dict.fromkeys(["Fate", "LedgerRow", "fates_of", "ledger"], "passes.ledger"),
     **dict.fromkeys(["optimize", "run_pass"], "passes.manager"),
     "PIPELINES": "passes.pipelines",
+    **dict.fromkeys(["QuantConfig", "quantize"], "passes.quantize"),
     **dict.fromkeys(
         ["Match", "Rule", "load_rules", "register_rule", "remove_rule", "rules"], "passes.rewriting"
     ),

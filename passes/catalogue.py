@@ -8,8 +8,10 @@ from passes import (
     fold_batch_norm,
     fold_constants,
     fuse,
+    fuse_quantized,
     layout,
     lower,
+    lower_int8,
     merge_linear,
     recompose,
     recompute,
@@ -21,6 +23,6 @@ from passes import (
 from passes.memory import attach
 
 __all__ = [
-    "attach", "cse", "dce", "fold_batch_norm", "fold_constants", "fuse", "layout", "lower", "merge_linear",
-    "recompose", "recompute", "reinplace", "rewrite", "schedule", "simplify",
+    "attach", "cse", "dce", "fold_batch_norm", "fold_constants", "fuse", "fuse_quantized", "layout", "lower",
+    "lower_int8", "merge_linear", "recompose", "recompute", "reinplace", "rewrite", "schedule", "simplify",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from torch._ops import OpOverload
 
 from capture.ir import Fusion, Graph, Node, TensorType, Value
 from capture.ir.infer import FakeRun
+from capture.ir.quantized import NAMESPACE
 from capture.ir.types import CHANNELS_LAST, CHANNELS_LAST_3D, CONTIGUOUS, STRIDED, TORCH_FORMATS
 from passes.base import Pass, PassResult, register_pass
 
@@ -78,7 +79,9 @@ def reads_strides(op: Any) -> bool:
     """Whether what an operator computes may depend on how its operands lie in memory."""
     if isinstance(op, Fusion):
         return False
-    return not isinstance(op, OpOverload) or op.namespace != "aten" or op.overloadpacket in STRIDE_READERS
+    if not isinstance(op, OpOverload) or op.namespace not in ("aten", NAMESPACE):
+        return True
+    return op.overloadpacket in STRIDE_READERS
 
 
 def _made_into_strided_operands(graph: Graph) -> set[Node]:

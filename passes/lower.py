@@ -105,11 +105,11 @@ class Lower(Pass):
             options["inplace"] = other  # oneDNN's sum post-op accumulates into the other operand
         node.set_impl(Impl(f"onednn.{kind}", options))
         if kind == "conv":
-            _note_channels_last(graph, node.results[0])
+            note_channels_last(graph, node.results[0])
         stats[f"onednn.{kind}"] += 1
 
 
-def _note_channels_last(graph: Graph, result: Value) -> None:
+def note_channels_last(graph: Graph, result: Value) -> None:
     """Tell the format that oneDNN returns; whoever was given contiguous memory goes on getting it."""
     type_ = result.tensor_type
     if type_.memory_format != CONTIGUOUS or type_.shape[1] == 1 or type_.shape[2:] == (1, 1):

@@ -85,6 +85,8 @@ def run_pass(graph: Graph, step: Pass, *, verify: bool = False) -> PassRecord:
         seconds = time.perf_counter() - start
         if verify:
             graph.verify()
+    except UsageError:  # the pass was told what it cannot do: no failure of its own
+        raise
     except CaptureError as error:
         raise CaptureError(
             f"the pass {step.name} failed: {error.what}", where=error.where, why=error.why, hint=error.hint

@@ -25,7 +25,9 @@ PIPELINES[2] = (
     *PIPELINES[1],
     "merge-linear",  # before fusion, which would give each layer an epilogue of its own
     "layout",  # before fusion: conversions then stand between regions, never inside
+    "fuse-quantized",  # before fusion, which would take the operators of integer regions apart
     "fuse",
+    "lower-int8",  # recipes for regions of integers
     "lower",  # recipes for regions and lone ops; meaning stays
     "reinplace",  # before scheduling, which keeps reads of old content ahead of the write
     "schedule",  # after fusion: fewer nodes to order

@@ -20,6 +20,7 @@ from capture.ir.arguments import flatten_inputs
 from capture.ir.binding import bind_dims, bind_inputs, solve_dim
 from capture.ir.memory import check_layouts, check_separate
 from capture.ir.ops import Fusion, is_predicate, op_name
+from capture.ir.quantized import call_wide, wide_form
 
 Observer = Callable[[ir.Node, Sequence[Any], Sequence[Any]], None]
 
@@ -147,6 +148,8 @@ class _Run:
             return self.region(node.region, args)
         if node.regions:
             args = [self.branch(node, a.index) if isinstance(a, ir.RegionRef) else a for a in args]
+        if self.dtype is not None and wide_form(node.op) is not None:
+            return [call_wide(node.op, args, kwargs, self.dtype)]
         results = node.op(*args, **kwargs)
         return pytree.tree_leaves(results, is_leaf=lambda v: v is None) if node.results else []
 

@@ -17,6 +17,8 @@ import sympy
 import torch
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
+from capture.ir import quantized
+
 aten = torch.ops.aten
 _OP_NAME = re.compile(r"fusion\.[A-Za-z0-9_]+|[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){1,2}")
 
@@ -71,6 +73,8 @@ def resolve_op(name: str) -> Any:
     if space == "fusion":
         return Fusion(rest)
     packet, _, overload = rest.partition(".")
+    if space == quantized.NAMESPACE:
+        quantized.ops()
     try:
         if space == "higher_order":
             found = torch.ops.higher_order.__getattr__(packet)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from capture.ir import Node, Value
+from codegen.python import int8
 
 if TYPE_CHECKING:
     from codegen.python.module import Writer
@@ -19,6 +20,7 @@ PRELUDE: dict[str, str] = {
     "linear_binary": "linear_binary = torch.ops.mkldnn._linear_pointwise.binary  # ... with another tensor",
     "pack_conv": "pack_conv = torch.ops.mkldnn._reorder_convolution_weight",
     "pack_linear": "pack_linear = torch.ops.mkldnn._reorder_linear_weight",
+    **int8.PRELUDE,
 }
 
 
@@ -85,7 +87,11 @@ def _unary(out: Writer, options: Mapping[str, Any]) -> str:
     )
 
 
-KERNELS: dict[str, Callable[[Writer, Node], str]] = {"onednn.conv": conv, "onednn.linear": linear}
+KERNELS: dict[str, Callable[[Writer, Node], str]] = {
+    "onednn.conv": conv,
+    "onednn.linear": linear,
+    **int8.KERNELS,
+}
 
 
 def _pair(value: Any) -> list[int]:

@@ -10,6 +10,7 @@ import sympy
 
 from capture.errors import UnsupportedOpError
 from capture.ir import Constant, Fusion, Graph, Node, ScalarType, TensorType, Value, dims, op_name
+from capture.ir.quantized import NAMESPACE as QUANTIZED
 from capture.ir.text import names
 from codegen.python.arena import ArenaLayout
 from codegen.python.kernels import KERNELS, PRELUDE
@@ -114,6 +115,8 @@ class Writer:
         """One ATen call; into `destination` where the operator can truly write there."""
         args = [self.text(v) for v in node.operands]
         keywords = [f"{k}={self.text(v)}" for k, v in node.kwargs.items()]
+        if getattr(node.op, "namespace", "") == QUANTIZED:
+            self.uses("decomposed")
         if destination is None or not self.writes_into(node, destination):
             return call_text(node.op, args + keywords)
         if (form := out_form(node.op)) is not None:
