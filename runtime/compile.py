@@ -27,7 +27,7 @@ from runtime.weights import WeightGuards
 if TYPE_CHECKING:
     from runtime.report import Report
 
-BACKENDS = ("auto", "aten", "onnx", "eager")
+BACKENDS = ("auto", "aten", "triton", "onnx", "eager")
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,9 @@ def compile(
         model_or_graph: an nn.Module, GraphModule, ExportedProgram, or a captured Graph.
         args, kwargs: example inputs; also what `auto` measures with.
         level: optimisation level 0-3.
-        backend: aten (generated Python on PyTorch's and oneDNN's kernels), onnx (ONNX Runtime), eager, or
-            auto: the fastest of these that is right, and eager where nothing is faster.
+        backend: aten (generated Python on PyTorch's and oneDNN's kernels), triton (the same, its regions as
+            generated Triton kernels: on a GPU), onnx (ONNX Runtime), eager, or auto: the fastest of aten
+            and onnx that is right, and eager where nothing is faster.
         disable: names of passes to leave out.
         passes: a pipeline in place of the level's.
         check_rewrites: replay each application of a rule on the example inputs and on random ones, and refuse
@@ -241,6 +242,10 @@ def compile(
         captured = capture(model_or_graph, args, kwargs, dynamic_shapes=dynamic_shapes, frontend=frontend)
         module = model_or_graph if isinstance(model_or_graph, torch.nn.Module) else None
     captured_at = time.perf_counter()
+    if backend == "triton" and passes is None:
+        from codegen.triton import pipeline
+
+        passes = pipeline(level)
     inputs = (args, kwargs or {}) if check_rewrites and (args or kwargs) else None
     recipe = Recipe(level, tuple(disable), passes, title, threads, check_rewrites, inputs)
     graph = recipe.optimize(
@@ -279,6 +284,10 @@ def make_executable(
     """What runs `graph` on a backend; eager runs the module, or the captured graph where there is none."""
     if backend == "aten":
         return AtenExecutable(graph, recipe.title)
+    if backend == "triton":
+        from runtime.triton_executable import TritonExecutable
+
+        return TritonExecutable(graph, recipe.title)
     if backend == "onnx":
         return OnnxExecutable(graph, recipe.threads)
     if module is None:
