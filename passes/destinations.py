@@ -119,10 +119,7 @@ def takes_destination(node: Node) -> bool:
     if len(node.results) != 1 or node.impl is not None:
         return False
     if isinstance(node.op, Fusion):
-        last = _last(node)
-        return last is not None and all(
-            takes_destination(n) and n.results[0].type == last.results[0].type for n in node.region.nodes
-        )
+        return _runs_in_its_result(node)
     if not takes_any_strides(node):
         return False
     if node.is_op(torch.ops.aten.matmul.default) and node.operands[0].tensor_type.rank == 1:
@@ -152,13 +149,28 @@ def may_overwrite(node: Node) -> tuple[Value, ...]:
         )
         return (named,) if isinstance(named, Value) else ()
     if isinstance(node.op, Fusion):
-        return _read_first(node) if takes_destination(node) and _is_pointwise(node) else ()
+        return overwritten_first(node)
     if not has(node.op, Trait.POINTWISE) or has(node.op, Trait.RANDOM | Trait.EFFECTFUL):
         return ()
     if out_form(node.op) is not None:
         return tuple(dict.fromkeys(node.operand_values))
     first = node.operands[0] if node.operands and in_place_form(node.op) is not None else None
     return (first,) if isinstance(first, Value) else ()
+
+
+def overwritten_first(node: Node) -> tuple[Value, ...]:
+    """The operands of a fusion that its operators, called one by one, may write their result over."""
+    if len(node.results) != 1 or not _runs_in_its_result(node) or not _is_pointwise(node):
+        return ()
+    return _read_first(node)
+
+
+def _runs_in_its_result(node: Node) -> bool:
+    """Whether the operators of a fusion can all write into the memory of its one result."""
+    last = _last(node)
+    return last is not None and all(
+        takes_destination(n) and n.results[0].type == last.results[0].type for n in node.region.nodes
+    )
 
 
 def _last(node: Node) -> Node | None:
@@ -185,4 +197,6 @@ def _is_pointwise(node: Node) -> bool:
     )
 
 
-__all__ = ["OutForm", "in_place_form", "may_overwrite", "out_form", "takes_destination"]
+__all__ = [
+    "OutForm", "in_place_form", "may_overwrite", "out_form", "overwritten_first", "takes_destination",
+]  # fmt: skip

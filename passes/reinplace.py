@@ -5,14 +5,17 @@
     return %1                                    return %1
     write @cache = %0                            write @cache = %0
 
+    %0 = fusion.pointwise(%x, @mean) {...}       %0 = fusion.pointwise(...) {...} via aten.in_place(operand=1)
+    write @mean = %0                    ==>      write @mean = %0
+
 The meaning stays: the recipe says that the result's memory is the operand's. The memory plan then counts no
 copy of the cache, and generated code calls index_put_ and leaves the copy out. Several updates in a row are
-written so too.
+written so too, and, on a CPU, fusions whose first operator alone reads the target.
 
 Does not fire where the old content, or a view of it, is read after the update, returned or written elsewhere,
 where the update reads the target in another operand too, where the graph returns the new content or a view of
 it, where a constant is unbound, where the target overlaps another or is strided otherwise than its updated
-form, or where an input is the target and an operator looks at the strides of the result.
+form, or where an input is the target of a fusion, or of what has a reader that looks at strides.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from capture.ir import Constant, Graph, Impl, Node, Value
+from capture.ir import Constant, Fusion, Graph, Impl, Node, Value
 from capture.ir.graph import values_in
 from capture.ir.memory import overlapping
 from passes.base import Pass, PassResult, register_pass
 from passes.buffers import Buffers, buffers
 from passes.layout import reads_strides
-from passes.updates import IN_PLACE, update_form, updated_operand
+from passes.updates import IN_PLACE, updatable, updated_operand
 
 
 @register_pass
@@ -39,9 +42,9 @@ class Reinplace(Pass):
         if not graph.writebacks:
             return PassResult(False)
         finder = _Finder(graph)
-        updates = [node for target in graph.writebacks for node in finder.updates(target)]
-        for node in updates:
-            node.set_impl(Impl(IN_PLACE, {"operand": 0}))
+        updates = [pair for target in graph.writebacks for pair in finder.updates(target)]
+        for node, position in updates:
+            node.set_impl(Impl(IN_PLACE, {"operand": position}))
         saved = sum(v.tensor_type.nbytes for v in finder.saved if v.tensor_type.is_static)
         stats = {"updates": len(updates), "not_copied_bytes": saved}
         return PassResult(bool(updates), stats if updates else {})
@@ -60,19 +63,25 @@ class _Finder:
         self.overlapping = {name for pair in overlapping(self.bound) for name in pair}
         self.saved: list[Value] = []
 
-    def updates(self, target: Value) -> list[Node]:
-        """The updates that lead from the target to what is written back; none if one of them may not."""
-        found: list[Node] = []
+    def updates(self, target: Value) -> list[tuple[Node, int]]:
+        """The updates that lead from the target to what is written back; none if one of them may not.
+
+        Each with the position of the operand that it writes into.
+        """
+        found: list[tuple[Node, int]] = []
         value = self.graph.writebacks[target]
         while value is not target:
             node = value.producer
-            if node is None or node.impl is not None or update_form(node) is None:
+            if node is None or node.impl is not None or not (positions := updatable(node)):
                 return []
-            found.append(node)
-            value = node.operands[0]
-        if not found or not self._is_plain(target) or not all(map(self._is_last_reader, found)):
+            if isinstance(node.op, Fusion) and target.is_input:
+                return []  # not every operator may write where a caller's strides are others
+            given = [node.operands[i] for i in positions]
+            found.append((node, positions[given.index(target) if target in given else 0]))
+            value = node.operands[found[-1][1]]
+        if not found or not self._is_plain(target) or not all(self._is_last_reader(*pair) for pair in found):
             return []
-        after = self._views_of(found[0].result)
+        after = self._views_of(found[0][0].result)
         if after & self.results or any(v in after for t, v in self._writes() if t is not target):
             return []
         if target.is_input and any(reads_strides(user.op) for v in after for user in v.users):
@@ -89,12 +98,13 @@ class _Finder:
             return True  # callers may not pass one memory twice to a graph that writes
         return self.graph.constants.keys() == self.bound.keys() and target.name not in self.overlapping
 
-    def _is_last_reader(self, node: Node) -> bool:
+    def _is_last_reader(self, node: Node, position: int) -> bool:
         """Whether nobody needs what the update writes over, or a view of it, after the update or in it."""
-        old = self._views_of(node.operands[0])
+        old = self._views_of(node.operands[position])
         if old & self.results or any(value in old for _, value in self._writes()):
             return False
-        if not old.isdisjoint(values_in((node.operands[1:], list(node.kwargs.values())))):
+        others = [operand for i, operand in enumerate(node.operands) if i != position]
+        if not old.isdisjoint(values_in((others, list(node.kwargs.values())))):
             return False
         end = self.position[node]
         return all(self.position[user] <= end for value in old for user in value.users)

@@ -1,8 +1,9 @@
-"""Which operators update their first operand: how each writes its result there, and the recipe that says so.
+"""Which nodes update an operand: how each writes its result there, and the recipe that says so.
 
     %1 = aten.index_put(%0, [%i], %x) via aten.in_place(operand=0)       aten.index_put_(%0, [%i], %x)
     %2 = aten.slice_scatter(%1, %y, 0, 2, 3) via aten.in_place(operand=0)
                                                              aten.slice(%1, 0, 2, 3).copy_(%y)
+    %3 = fusion.pointwise(%z, %2) {...} via aten.in_place(operand=1)     aten.mul(%2, 0.9, out=%2); ...
 
 The graph stays pure: the recipe only says where the result lies, and that nobody needs what was there.
 """
@@ -15,7 +16,8 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from capture.ir import Node, Trait, Value, has, op_name, resolve_op
+from capture.ir import Fusion, Node, TensorType, Trait, Value, has, op_name, resolve_op
+from passes.destinations import overwritten_first
 
 IN_PLACE = (
     "aten.in_place"  # the recipe's kernel; its option `operand` is the position of what is written into
@@ -65,12 +67,27 @@ def _form(op: Any, pointwise: bool) -> UpdateForm | None:
     return UpdateForm(found) if taken == wanted else None
 
 
+def updatable(node: Node) -> tuple[int, ...]:
+    """The positions of the operands that the node's result can be written into.
+
+    A fusion is written so where its operators run one by one: on a CPU.
+    """
+    if not isinstance(node.op, Fusion):
+        return (0,) if update_form(node) is not None else ()
+    made = node.results[0].type if node.results else None
+    if not isinstance(made, TensorType) or made.device.type != "cpu":
+        return ()
+    over = overwritten_first(node)
+    return tuple(i for i, v in enumerate(node.operands) if v in over and v.type == made)
+
+
 def updated_operand(node: Node) -> Value | None:
     """The operand that the node's recipe says is written into, so that the result is its memory."""
-    if node.impl is None or node.impl.kernel != IN_PLACE or node.impl.options.get("operand") != 0:
+    if node.impl is None or node.impl.kernel != IN_PLACE:
         return None
-    operand = node.operands[0] if update_form(node) is not None else None
+    position = node.impl.options.get("operand")
+    operand = node.operands[position] if position in updatable(node) else None
     return operand if isinstance(operand, Value) else None
 
 
-__all__ = ["IN_PLACE", "UpdateForm", "update_form", "updated_operand"]
+__all__ = ["IN_PLACE", "UpdateForm", "updatable", "update_form", "updated_operand"]

@@ -20,7 +20,7 @@ from codegen.python.spelling import comment, docstring, identifier, literal, quo
 from passes.aliases import may_share
 from passes.destinations import in_place_form, out_form, takes_any_strides
 from passes.reinplace import is_written, sound_updates
-from passes.updates import update_form
+from passes.updates import update_form, updated_operand
 
 _COMMENT_COLUMN = 100
 _RESERVED = {
@@ -106,6 +106,8 @@ class Writer:
         if len(node.results) != 1:
             return None
         value = node.results[0]
+        if node in self.updates:
+            return self.text(updated_operand(node))
         if value in self.arena.in_place:
             operand = self.arena.overwritten(value)
             return self.names[operand] if operand is not None else None
@@ -226,7 +228,7 @@ class Writer:
 
     def _node(self, node: Node) -> list[str]:
         left = self.targets(node)
-        if node in self.updates:
+        if node in self.updates and not isinstance(node.op, Fusion):
             return self._update(node, left)
         if node.impl is not None and node.impl.kernel in KERNELS:
             return [f"{left}{KERNELS[node.impl.kernel](self, node)}"]

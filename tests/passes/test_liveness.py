@@ -171,12 +171,12 @@ def test_a_copy_may_be_a_view_after_all_and_keeps_its_operand(sizes: tuple[str, 
 
 
 def test_what_a_result_may_be_a_view_of_lives_to_the_end_and_is_not_placed() -> None:
-    graph = parse("""graph(%x: f32[N, 4]) where N in [1, 64]
+    graph = parse("""graph(%x: f32[N, 4], %y: f32[8, 4]) where N in [1, 64]
   %0: f32[N, 4] = aten.exp(%x)
   %1: f32[4, N] strided = aten.permute(%0, [1, 0])
   %2: f32[4*N] = aten.reshape(%1, [4*N])
-  %3: f32[N, 4] = aten.exp(%0)
-  %4: f32[N, 4] = aten.cumsum(%3, 0)
+  %3: f32[8, 4] = aten.exp(%y)
+  %4: f32[8, 4] = aten.cumsum(%3, 0)
   return %2, %4
 """)
     assert intervals(graph) == {"%0": (0, 5), "%3": (3, 5)}

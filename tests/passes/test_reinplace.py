@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import runtime
 from capture import Graph
-from capture.ir import TensorType, Value
+from capture.ir import Fusion, TensorType, Value
 from codegen import python
 from passes import optimize
 from passes.memory import plan
@@ -101,6 +101,59 @@ def test_a_counter_and_an_input_are_updated_in_place() -> None:
     """)
     assert updates(graph) == ["add", "mul"]
     same_as_the_graph(graph, [torch.randn(4), torch.randn(4)])
+
+
+FUSED = """
+    graph(%x: f32[4, 8], %y: f32[4, 8])
+      @mean: f32[4, 8]
+      %0: f32[4, 8] = aten.mul.Tensor(@mean, 0.75)
+      %1: f32[4, 8] = aten.add.Tensor(%0, %x)
+      %2: f32[4, 8] = aten.sub.Tensor(%y, %1)
+      %3: f32[4] = aten.sum.dim_IntList(%2, [1])
+      return %3
+      write @mean = %1
+"""
+
+
+def test_a_fusion_that_updates_is_written_in_place() -> None:
+    graph = optimize(parse(FUSED), passes=["fuse"])
+    assert [n.op.kind for n in graph.nodes if isinstance(n.op, Fusion)] == ["pointwise"]
+    assert plan(graph).naive_bytes == 2 * 128
+    after = optimize(graph, passes=["reinplace"], verify=True)
+    assert after.history[-1].stats == {"updates": 1, "not_copied_bytes": 128}
+    assert plan(after).naive_bytes == 128
+    assert str(Graph.parse(str(after))) == str(after)
+    source = python.emit(after)
+    assert source.count("out=w.mean") == 2
+    assert "copy_" not in source
+    same_as_the_graph(parse(FUSED), [torch.randn(4, 8), torch.randn(4, 8)], passes=["fuse", *PLANNED])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("aten.add.Tensor(%0, %x)", "aten.add.Tensor(%0, @mean)"),  # read again after the first write
+        ("aten.add.Tensor(%0, %x)", "aten.sub.Tensor(@mean, %0)"),
+        ("aten.sub.Tensor(%y, %1)", "aten.sub.Tensor(@mean, %1)"),  # the old content is read later
+    ],
+)
+def test_a_fusion_that_stays_a_copy(old: str, new: str) -> None:
+    graph = parse(FUSED.replace(old, new))
+    assert updates(optimize(graph, passes=["fuse"])) == []
+    same_as_the_graph(graph, [torch.randn(4, 8), torch.randn(4, 8)], passes=["fuse", *PLANNED])
+
+
+def test_a_fusion_does_not_write_into_an_input_whose_strides_a_caller_may_change() -> None:
+    graph = parse("""
+        graph(%x: f32[4, 8], %mean: f32[4, 8])
+          %0: f32[4, 8] = aten.mul.Tensor(%mean, %x)
+          %1: f32[4, 8] = aten.gelu(%0)
+          return %x
+          write %mean = %1
+    """)
+    assert updates(graph) == ["mul", "gelu"]
+    assert updates(optimize(graph, passes=["fuse"])) == []
+    same_as_the_graph(graph, [torch.randn(4, 8), torch.randn(4, 8)], passes=["fuse", *PLANNED])
 
 
 KEPT = {
