@@ -19,7 +19,8 @@ that a boolean mask closes. To find where NaN comes from, run without these rule
 
 Does not fire over a softmax along another axis, over scores or weights that are used elsewhere (returned
 attention weights), with dropout in training, on ranks other than 2, 3 and 4, on axes that only broadcasting
-makes equal, on a mask of another dtype, or on a filling that is not low enough to close a place.
+makes equal (but for one head of keys and values, which all queries share), on a mask of another dtype, or on
+a filling that is not low enough to close a place.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **option
             mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
         if 2 < mask.dim() < 4:
             mask = mask.unsqueeze(0)
+    if q.dim() == 4 and q.shape[1] != k.shape[1]:
+        options["enable_gqa"] = True
     if not ones:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
     wide = (t.reshape(*ones, *t.shape) for t in (q, k, v))
@@ -69,7 +72,8 @@ def is_attention(match: Match) -> Any:
     q, kt, v = (match[name].type for name in ("q", "kt", "v"))
     if not (q.rank == kt.rank == v.rank and 2 <= q.rank <= 4):
         return False, f"operands of {q.rank}, {kt.rank} and {v.rank} axes"
-    if not (q.shape[:-2] == kt.shape[:-2] == v.shape[:-2]):
+    shared = q.rank == 4 and kt.shape[:2] == (q.shape[0], 1)
+    if not (kt.shape[:-2] == v.shape[:-2] and (shared or q.shape[:-2] == kt.shape[:-2])):
         return False, "batch or heads are broadcast"
     if not (q.dtype == kt.dtype == v.dtype and q.dtype.is_floating_point):
         return False, f"operands of {q.dtype}, {kt.dtype} and {v.dtype}"

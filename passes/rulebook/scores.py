@@ -5,13 +5,18 @@
     %2 = aten.softmax.int(%1, -1)               ==>     %2 = aten.matmul(%0, %1)
     ...                                                 %3 = aten.mul.Tensor(%2, 0.178...)
 
-So that the rules for attention need not be written once for each of these.
+So that the rules for attention need not be written once for each of these. Heads that lie beside the batch in
+three axes get an axis of their own, where the softmax has it; a mask that is added before the scale, and one
+that is added beside one that is filled in, become one that is added behind the scale.
 
-Do not fire where no softmax over the last axis and no product follow: a division stays a division elsewhere.
+Do not fire where no softmax over the last axis and no product follow (a division stays a division elsewhere),
+where a scale above 1 could make a mask overflow, or on a filling that scores beside it would change: other
+than -inf and the lowest number, or in fp16.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +26,7 @@ from torch import Tensor
 from capture.ir import Value
 from passes.queries import packet_name
 from passes.rewriting import Match
-from passes.rulebook.common import SCALAR, X, spelled, where
+from passes.rulebook.common import SCALAR, X, dtype_of, spelled, where
 
 aten = torch.ops.aten
 A = torch.empty(2, 2, 2)
@@ -134,6 +139,48 @@ spelled(
     guard=leads_to_attention,
 )
 
+# -- heads beside the batch: [batch * heads, queries, keys] becomes [batch, heads, queries, keys] ------------
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    return x.reshape(-1, heads, *x.shape[1:])
+
+
+def has_bias_of_heads(match: Match) -> bool:
+    """Whether what is added differs from head to head, and is not broadcast over them."""
+    bias, a = match["bias"].type, match["a"].type
+    return bias.rank == 3 and bias.shape[0] == a.shape[0]
+
+
+HEADS = 7  # a size that nothing else in the examples has
+QUERIES, KEYS, BIAS = (torch.empty(2 * HEADS, *shape) for shape in ((3, 2), (2, 5), (1, 5)))
+SPLITS: tuple[tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Any, ...]], ...] = (
+    (lambda a, b, h: split(a @ b, h), lambda a, b, h: split(a, h) @ split(b, h), ()),
+    (lambda a, b, h, s: split((a @ b) * s, h), lambda a, b, h, s: (split(a, h) @ split(b, h)) * s, (SCALAR,)),
+)
+BIASED_SPLITS: tuple[tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Any, ...]], ...] = (
+    (
+        lambda a, b, bias, h: split(a @ b + bias, h),
+        lambda a, b, bias, h: split(a, h) @ split(b, h) + split(bias, h),
+        (),
+    ),
+    (
+        lambda a, b, bias, h, s: split((a @ b) * s + bias, h),
+        lambda a, b, bias, h, s: (split(a, h) @ split(b, h)) * s + split(bias, h),
+        (SCALAR,),
+    ),
+)
+for bias, spellings in (((), SPLITS), ((BIAS,), BIASED_SPLITS)):
+    for pattern, replacement, scale in spellings:
+        spelled(
+            "attention-heads",
+            [pattern],
+            replacement,
+            (QUERIES, KEYS, *bias, HEADS, *scale),
+            anchors=[aten.matmul, aten.reshape, aten.softmax],
+            guard=where(has_bias_of_heads, leads_to_attention) if bias else leads_to_attention,
+        )
+
 # -- scale, mask, softmax ---------------------------------------------------------------------------------
 
 
@@ -181,6 +228,72 @@ spelled(
     (B, B, X, X, SCALAR),
     anchors=[aten.matmul, aten.mul, aten.add, aten.softmax],
     guard=leads_to_attention,
+)
+
+
+def has_scale_below_one(match: Match) -> Any:
+    return abs(match["s"]) <= 1 or (False, f"times {match['s']:g} a mask may overflow")
+
+
+spelled(
+    "attention-scaled-mask",
+    [lambda q, kt, mask, s: (torch.matmul(q, kt) + mask) * s],
+    lambda q, kt, mask, s: torch.matmul(q, kt) * s + mask.to(q.dtype) * s,
+    (B, B, X, SCALAR),
+    anchors=[aten.matmul, aten.add, aten.mul, aten.softmax],
+    guard=where(has_scale_below_one, leads_to_attention),
+)
+
+
+def absorbs(match: Match) -> Any:
+    """-inf, or the lowest number of a dtype in which no score beside it is seen."""
+    added, c = match["added"].type, match["c"]
+    if added.dtype == dtype_of(match, "q") and added.dtype in _ABSORBING:
+        if c in (-math.inf, torch.finfo(added.dtype).min):
+            return True
+    return False, f"scores are seen beside {c:g}"
+
+
+_ABSORBING = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def register_added_and_filled(scores: Callable[..., Tensor], scale: tuple[float, ...]) -> None:
+    """A mask that is added and one that is filled in, in either order, as one that is added."""
+
+    def fill_last(q: Tensor, kt: Tensor, added: Tensor, mask: Tensor, c: float, *s: float) -> Tensor:
+        return (scores(q, kt, *s) + added).masked_fill(mask, c)
+
+    def add_last(q: Tensor, kt: Tensor, added: Tensor, mask: Tensor, c: float, *s: float) -> Tensor:
+        return scores(q, kt, *s).masked_fill(mask, c) + added
+
+    def both(q: Tensor, kt: Tensor, added: Tensor, mask: Tensor, c: float, *s: float) -> Tensor:
+        filled = torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, c)
+        return scores(q, kt, *s) + (filled + added)
+
+    def last_wins(q: Tensor, kt: Tensor, added: Tensor, mask: Tensor, c: float, *s: float) -> Tensor:
+        return scores(q, kt, *s) + added.masked_fill(mask, c)
+
+    for pattern, replacement in ((fill_last, last_wins), (add_last, both)):
+        spelled(
+            "attention-added-and-filled",
+            [pattern],
+            replacement,
+            (B, B, X, MASK, SCALAR, *scale),
+            anchors=[aten.matmul, aten.add, aten.masked_fill, aten.softmax],
+            guard=where(absorbs, leads_to_attention),
+            excused=dict.fromkeys(("infinite", "nan"), "a score that is no number is not closed"),
+        )
+
+
+register_added_and_filled(torch.matmul, ())
+register_added_and_filled(lambda q, kt, s: torch.matmul(q, kt) * s, (SCALAR,))
+spelled(
+    "attention-softmax",
+    [lambda x: torch.softmax(x, -1, dtype=x.dtype)],
+    lambda x: torch.softmax(x, -1),
+    (X,),
+    anchors=[aten.softmax],
+    guard=lambda m: _leads(m.results[0], softmax_seen=True),
 )
 spelled(
     "attention-softmax",

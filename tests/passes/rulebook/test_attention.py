@@ -276,6 +276,14 @@ def test_shared_heads(spelling: str, mask: str) -> None:
     assert attention(found).arg("is_causal") == (mask == "causal")
 
 
+@pytest.mark.parametrize("mask", MASKS)
+def test_one_head_of_keys_for_all_queries(mask: str) -> None:
+    k, v = operands(B, 1, L, D, count=2)
+    found = rewritten(lambda q, k, v: w(MASKS[mask](q @ t(k) * 0.3)) @ v, operands()[0], k, v)
+    assert names(found) == [SDPA]
+    assert attention(found).arg("enable_gqa")
+
+
 def test_heads_repeated_as_a_whole_are_not_shared() -> None:
     k, v = operands(B, 2, L, D, count=2)
     found = rewritten(
@@ -293,7 +301,8 @@ UNLIKE: dict[str, Function] = {
     "a number that closes nothing": lambda q, k, v: w((q @ t(k)).masked_fill(TRIL == 0, -5.0)) @ v,
     "a product of weights": lambda q, k, v: (w(q @ t(k)) * 0.5) @ v,
     "weights behind": lambda q, k, v: t(v) @ w(q @ t(k)),
-    "broadcast heads": lambda q, k, v: w(q @ t(k[:, :1])) @ v[:, :1],
+    "broadcast keys": lambda q, k, v: w(q @ t(k[:, :1])) @ v,
+    "a broadcast batch": lambda q, k, v: w(q @ t(k[:1])) @ v[:1],
     "a scale per head": lambda q, k, v: w(q @ t(k) * torch.arange(1.0, 5.0)[:, None, None]) @ v,
     "a sigmoid": lambda q, k, v: torch.sigmoid(q @ t(k) * 0.3) @ v,
 }
