@@ -25,6 +25,8 @@ class BackendOptions:
         passes: a pipeline in place of the level's.
         threads: threads of ONNX Runtime; PyTorch's own are `torch.set_num_threads`.
         freeze: fold and pack the weights in graphs for inference.
+        activation_memory_budget: in training, the share of the activations that may be kept for the backward
+            graph, from 0 (all that can be is computed again) to 1; None: what torch._functorch.config says.
     """
 
     level: int = 2
@@ -33,6 +35,7 @@ class BackendOptions:
     passes: tuple[str | Pass, ...] | None = None
     threads: int | None = None
     freeze: bool = True
+    activation_memory_budget: float | None = None
 
     @classmethod
     def parse(cls, mode: str | None, options: Mapping[str, Any] | None) -> BackendOptions:
@@ -72,6 +75,8 @@ def _checked(name: str, value: Any) -> Any:
         raise _wrong(name, value, ", ".join(BACKENDS))
     if name == "freeze" and not isinstance(value, bool):
         raise _wrong(name, value, "True or False")
+    if name == "activation_memory_budget" and not _is_share(value):
+        raise _wrong(name, value, "a number from 0 to 1, or None")
     if name == "threads" and not (value is None or (type(value) is int and value > 0)):
         raise _wrong(name, value, "a number of threads, or None")
     if name not in ("disable", "passes") or value is None:
@@ -81,6 +86,10 @@ def _checked(name: str, value: Any) -> Any:
     for each in value:
         make_pass(each)
     return tuple(value)
+
+
+def _is_share(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= 1)
 
 
 def _wrong(name: str, value: Any, wanted: str) -> UsageError:

@@ -43,27 +43,31 @@ _RESERVED = {
 }
 
 
-def emit(graph: Graph, *, title: str = "") -> str:
+def emit(graph: Graph, *, title: str = "", boxed: bool = False) -> str:
     """The graph as the source of a Python module that needs PyTorch alone.
 
     ``load(state)`` takes the constants by name and packs those that kernels want packed; ``forward(*inputs)``
     takes the flat inputs and returns the list of results. Values that the memory plan puts into the arena are
     written there; each call in flight has an arena of its own.
 
+    Args:
+        boxed: ``forward`` takes the inputs in one list, empties it, and lets go of each after its last use.
+
     Raises:
         UnsupportedOpError: an operator that has no Python form here; names it and the user's line.
     """
-    return Writer(graph, title).module()
+    return Writer(graph, title, boxed).module()
 
 
 class Writer:
     """Prints one graph. Kernels and regions call the methods of the first section."""
 
-    def __init__(self, graph: Graph, title: str = "") -> None:
+    def __init__(self, graph: Graph, title: str = "", boxed: bool = False) -> None:
         self.graph = graph
         self.title = title
+        self.boxed = boxed
         self.names: dict[Value, str] = {}
-        self.taken = set(_RESERVED)
+        self.taken = {*_RESERVED, "inputs"} if boxed else set(_RESERVED)
         self.numbers = names(graph)  # %12 in the graph's text is v12 here
         self.used: set[str] = set()
         self.loads: dict[str, str] = {}
@@ -145,7 +149,7 @@ class Writer:
 
     def module(self) -> str:
         body = [f"    {line}" for line in self._forward()]
-        parameters = ", ".join(self.names[v] for v in self.graph.inputs)
+        parameters = "inputs" if self.boxed else ", ".join(self.names[v] for v in self.graph.inputs)
         types = ", ".join(str(v.type) for v in self.graph.inputs)
         results = ", ".join(_type_text(v) for v in self.graph.results)
         prelude = [PRELUDE[name] for name in PRELUDE if name in self.used]
@@ -186,7 +190,8 @@ class Writer:
     def _forward(self) -> list[str]:
         for value in self.graph.inputs:
             self.names[value] = self.fresh(value.name or "arg")
-        lines = [*self._bind_dims(self.graph.inputs)]
+        lines = self._unboxed() if self.boxed else []
+        lines += self._bind_dims(self.graph.inputs)
         start = len(lines)
         dying = self._dying(self.graph)
         for node in self.graph.nodes:
@@ -200,6 +205,23 @@ class Writer:
         results = [self.kept.get(v) or self.text(v) for v in self.graph.results]
         lines.append(f"return [{', '.join(results)}]")
         return lines
+
+    def _unboxed(self) -> list[str]:
+        """Lines that take the inputs out of their list, and let go of those that nothing reads."""
+        if not self.graph.inputs:
+            return []
+        names = "".join(f"{self.names[v]}, " for v in self.graph.inputs)
+        lines = [f"{names.rstrip()} = inputs", "inputs.clear()"]
+        unread = [self.names[v] for v in self.graph.inputs if self._may_go(v) and not v.num_uses]
+        return [*lines, f"del {', '.join(unread)}"] if unread else lines
+
+    def _may_go(self, value: Value) -> bool:
+        """Whether a value is let go after its last use; only a boxed call's inputs can be."""
+        if value.is_result or value in self.graph.writebacks:
+            return False
+        return value.producer is not None or (
+            self.boxed and value.is_input and isinstance(value.type, TensorType)
+        )
 
     def _statement(self, node: Node, dead: list[Value]) -> list[str]:
         """A node's lines: the call, its comment, the sizes that its results tell, what is let go after it."""
@@ -311,14 +333,14 @@ class Writer:
         return lines
 
     def _dying(self, graph: Graph) -> dict[Node, list[Value]]:
-        """Per node, the results of nodes that nobody needs after it."""
+        """Per node, the values that nobody needs after it."""
         last: dict[Value, Node] = {}
         for node in graph.nodes:
             last.update(dict.fromkeys(node.results, node))
-            last.update({v: node for v in node.operand_values if v.producer is not None})
+            last.update(dict.fromkeys(node.operand_values, node))
         dying: dict[Node, list[Value]] = {}
         for value, node in last.items():
-            if not value.is_result:
+            if self._may_go(value):
                 dying.setdefault(node, []).append(value)
         return dying
 
