@@ -22,7 +22,7 @@ from capture.ir.types import type_of
 
 __all__ = ["FrozenWeights", "Weight", "Weights", "freeze", "weights_among"]
 
-_SAMPLES = 3  # elements of each weight in main memory that are looked at in each call
+_SAMPLES = 2  # elements of each weight in main memory that are looked at in each call
 _CELLS = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
 _value, _version = attrgetter("value"), attrgetter("_version")
 

@@ -1,9 +1,9 @@
 """One engine in a process of its own: loads a model, answers with times. Started by runtime/processes.py.
 
-The argument is a JSON object: ``engine`` (eager, aten, onnx or inductor), ``model`` and whatever else
-`capture.loading.load` takes, ``level``, ``disable``, ``passes``, ``rules``, ``frontend``, ``dynamic``,
-``seed``, ``threads``, ``warmup``. Each line on stdin, ``{"calls": n}``, is answered by
-``{"samples": [ms, ...], "waited": share}`` (see runtime/cores.py).
+The argument is a JSON object: ``engine`` (eager, aten, onnx, inductor, or torch.compile: our backend of it),
+``model`` and whatever else `capture.loading.load` takes, ``level``, ``disable``, ``passes``, ``rules``,
+``frontend``, ``dynamic``, ``seed``, ``threads``, ``warmup``. Each line on stdin, ``{"calls": n}``, is
+answered by ``{"samples": [ms, ...], "waited": share}`` (see runtime/cores.py).
 """
 
 from __future__ import annotations
@@ -75,6 +75,9 @@ def prepare(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         engine = runnable(loaded.module)
     elif spec["engine"] == "inductor":
         engine = torch.compile(runnable(loaded.module))
+    elif spec["engine"] == "torch.compile":
+        settings = {name: spec[name] for name in ("level", "disable", "passes") if spec.get(name) is not None}
+        engine = torch.compile(runnable(loaded.module), backend="capture", options=settings)
     else:
         engine = compile(
             loaded.module,
