@@ -58,8 +58,9 @@ COMMANDS = {
         (options.MODEL, options.OPTIMIZE),
     ),
     "export": Spec(
-        "write the model as ONNX or as a Python module",
-        """Write MODEL as ONNX or as a Python module: as captured, or with --optimize as optimised.
+        "write the model as ONNX, as a Python module, or its Triton kernels",
+        """Write MODEL as ONNX or as a Python module: as captured, or with --optimize as optimised; or the
+        Triton kernels of its regions.
 
         Without a FILE it is written to capture-out/<model>.
         """,

@@ -1,4 +1,4 @@
-"""`export`: the model as ONNX or as a Python module."""
+"""`export`: the model as ONNX, as a Python module, or its Triton kernels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from capture.errors import UsageError
-from capture.ir.serialize import write_aside
-from runtime.cli.folder import chosen_file, model_and_file
-from runtime.cli.steps import chosen_level, load_model, machine_settings, optimize_model, title_of
+from capture.files import write_aside
+from capture.ir import Graph
+from passes import optimize
+from runtime.cli.folder import OutputFolder, chosen_file, default_folder, model_and_file
+from runtime.cli.steps import (
+    chosen_level,
+    disabled,
+    load_model,
+    machine_settings,
+    optimize_model,
+    title_of,
+)
 from runtime.cli.terminal import Terminal
 
 DEFAULTS = {"onnx": "model.onnx", "python": "model.py"}
@@ -31,10 +40,22 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
 
                 write_aside(path, python.emit(made.graph, title=title_of(loaded, options.model)))
             terminal.written.append(str(path))
+        if options.triton_folder is not None:
+            write_kernels(terminal, made.captured, Path(options.triton_folder), options)
     terminal.line(made.captured.frontend, f"{len(made.captured.nodes)} -> {len(made.graph.nodes)} nodes")
     terminal.line(*terminal.written)
     terminal.json({"model": options.model, "nodes": len(made.graph.nodes), "files": terminal.written})
     return 0
+
+
+def write_kernels(terminal: Terminal, captured: Graph, folder: Path, options: SimpleNamespace) -> None:
+    """The kernels of the graph as it is optimised for a GPU."""
+    from codegen import triton
+
+    terminal.say(f"writing kernels to {folder}")
+    passes = options.passes or triton.pipeline(chosen_level(options, default=2))
+    graph = optimize(captured, passes=passes, disable=disabled(options))
+    terminal.written += [str(path) for path in triton.emit(graph, OutputFolder(folder, terminal).path)]
 
 
 def wanted(options: SimpleNamespace) -> dict[str, Path]:
@@ -47,9 +68,16 @@ def wanted(options: SimpleNamespace) -> dict[str, Path]:
     asked = [kind for kind, file in given.items() if file is not None]
     if not asked and options.output:
         asked = [kind for kind, name in DEFAULTS.items() if options.output.endswith(Path(name).suffix)]
-    if not asked:
+    if options.triton_folder is not None:
+        if options.model is None and options.triton_folder:  # it has swallowed the MODEL
+            options.model, options.triton_folder = options.triton_folder, ""
+        if options.model is not None and not options.triton_folder:
+            options.triton_folder = str(default_folder(options.model) / "kernels")
+    elif not asked:
         what = f"-o {options.output} does not say what to write" if options.output else "nothing to write"
-        raise UsageError(what, hint="--onnx [FILE] or --python [FILE], or -o FILE.onnx or FILE.py")
+        raise UsageError(
+            what, hint="--onnx [FILE], --python [FILE] or --triton [DIR], or -o FILE.onnx or FILE.py"
+        )
     for kind in asked:
         options.model, given[kind] = model_and_file(options.model, given[kind], Path(DEFAULTS[kind]).suffix)
     if options.model is None:

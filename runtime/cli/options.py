@@ -13,7 +13,7 @@ __all__ = [
     "OUTPUT", "PARITY", "SPEECH", "TIMING", "VIZ",
 ]  # fmt: skip
 
-BACKENDS = ("auto", "aten", "onnx", "eager")
+BACKENDS = ("auto", "aten", "triton", "onnx", "eager")
 FRONTENDS = ("auto", "export", "fx", "dispatch")
 EMITTABLE = ("python", "onnx", "svg", "html")
 ENGINES = ("aten", "onnx", "inductor", "eager")
@@ -174,6 +174,14 @@ EXPORT: tuple[Decorator, ...] = (
     _file("--onnx", "write an ONNX model", "onnx_file"),
     _count("--opset", "of the ONNX model", default=23),
     _file("--python", "write a Python module that needs PyTorch alone", "python_file"),
+    _option(
+        "--triton",
+        "triton_folder",
+        metavar="[DIR]",
+        is_flag=False,
+        flag_value="",
+        help="write the Triton kernels of its regions, each a file that stands alone",
+    ),
     _option(
         "-o",
         "--output",

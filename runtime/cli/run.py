@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from capture.loading import Loaded
 from runtime.cli import account
 from runtime.cli.files import Files
 from runtime.cli.folder import OutputFolder, default_folder
+from runtime.cli.kernels import prove_kernels
 from runtime.cli.options import EMITTABLE
 from runtime.cli.steps import (
     chosen_level,
@@ -20,6 +22,7 @@ from runtime.cli.steps import (
     load_model,
     machine_settings,
     optimize_model,
+    takes_triton,
     title_of,
 )
 from runtime.cli.terminal import Terminal
@@ -63,18 +66,26 @@ def dry_run(terminal: Terminal, options: SimpleNamespace) -> int:
     account.tell_capture(terminal, made.captured, made.seconds["capture"])
     account.tell_optimize(terminal, made.captured, made.graph, level_name(options), made.seconds["optimize"])
     account.tell_memory(terminal, made.graph, None)
-    terminal.print()
     folder = options.output or default_folder(options.model)
-    terminal.line(f"dry run: nothing was executed, no dtype or value checked; a run would write to {folder}/")
-    terminal.json(
-        {
-            "model": full_name(options.model, loaded),
-            "frontend": made.captured.frontend,
-            "nodes": {"captured": len(made.captured.nodes), "optimized": len(made.graph.nodes)},
-            "seconds": made.seconds,
-        }
+    told = {
+        "model": full_name(options.model, loaded),
+        "frontend": made.captured.frontend,
+        "nodes": {"captured": len(made.captured.nodes), "optimized": len(made.graph.nodes)},
+        "seconds": made.seconds,
+    }
+    right = True
+    if takes_triton(options):
+        place = OutputFolder(Path(folder) / "kernels", terminal)
+        try:
+            right, told["kernels"] = prove_kernels(terminal, made.graph, place.path)
+        finally:
+            place.withdraw()
+    terminal.print()
+    terminal.line(
+        f"dry run: the model was not run, no dtype or value checked; a run would write to {folder}/"
     )
-    return 0
+    terminal.json(told)
+    return 0 if right else 1
 
 
 def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, wanted: Sequence[str]) -> int:

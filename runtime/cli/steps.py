@@ -79,10 +79,16 @@ def check_options(options: SimpleNamespace) -> None:
 
 
 def chosen_level(options: SimpleNamespace, default: int = 0) -> int:
-    """-O where given, 2 with --optimize, --passes or --max-memory."""
+    """-O where given, 2 with --optimize, --passes, --max-memory or Triton kernels, which need regions."""
     if options.level is not None:
         return int(options.level)
-    return 2 if options.optimize or options.passes or options.max_memory else default
+    asked = options.optimize or options.passes or options.max_memory or takes_triton(options)
+    return 2 if asked else default
+
+
+def takes_triton(options: SimpleNamespace) -> bool:
+    """Whether regions are to run as Triton kernels."""
+    return getattr(options, "backend", None) == "triton"
 
 
 def disabled(options: SimpleNamespace) -> list[str]:
@@ -93,6 +99,10 @@ def disabled(options: SimpleNamespace) -> list[str]:
 def named_passes(options: SimpleNamespace, level: int) -> list[str] | None:
     """--passes where given; with --max-memory, the pipeline that keeps within it; None: the level's own."""
     chosen: list[str] | None = options.passes or None
+    if chosen is None and takes_triton(options):
+        from codegen.triton import pipeline
+
+        chosen = pipeline(level)
     return within(chosen or PIPELINES[level], options.max_memory) if options.max_memory else chosen
 
 
