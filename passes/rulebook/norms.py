@@ -7,8 +7,9 @@
     %4 = aten.mul.Tensor(%x, %3)
     %5 = aten.mul.Tensor(%4, @weight)
 
-First the normalisation itself is recognised, then the factor and the offset that follow it, then the casts of
-a half-precision norm that is computed in fp32: the operators compute so, too, and round once.
+A factor of each feature that stands before the root is put behind it. Then the normalisation itself is
+recognised, then the factor and the offset that follow it, then the casts of a half-precision norm that is
+computed in fp32: the operators compute so, too, and round once.
 
 Do not fire on the unbiased variance, along other axes, where the mean or the variance is used elsewhere, or
 on a factor or offset that is not one number per element of the last axis in the norm's own dtype.
@@ -42,6 +43,47 @@ def power_of(power: float) -> Callable[[Tensor], Tensor]:
 
 for power, root in ((0.5, torch.sqrt), (-0.5, torch.rsqrt)):
     spelled("root", [power_of(power)], root, (X,), anchors=[aten.pow], guard=is_floating)
+
+# -- the factor of each feature, behind the number of each row ---------------------------------------------
+
+
+def is_feature_and_row(match: Match) -> bool:
+    """A factor for each element of the last axis, a variance for each row of them."""
+    x, weight, v = (match[name].type for name in ("x", "weight", "v"))
+    rows = v.rank == x.rank and v.shape == (*x.shape[:-1], 1)
+    return bool(rows and x.shape[-1:] == weight.shape and weight.dtype == x.dtype and is_floating(match))
+
+
+for pattern, replacement, second in (
+    (
+        lambda x, weight, v: x * weight * torch.rsqrt(v),
+        lambda x, weight, v: x * torch.rsqrt(v) * weight,
+        aten.rsqrt,
+    ),
+    (
+        lambda x, weight, v: x * (weight * torch.rsqrt(v)),
+        lambda x, weight, v: x * torch.rsqrt(v) * weight,
+        aten.rsqrt,
+    ),
+    (
+        lambda x, weight, v: x * weight / torch.sqrt(v),
+        lambda x, weight, v: x / torch.sqrt(v) * weight,
+        aten.sqrt,
+    ),
+    (
+        lambda x, weight, v: x * (weight / torch.sqrt(v)),
+        lambda x, weight, v: x / torch.sqrt(v) * weight,
+        aten.sqrt,
+    ),
+):
+    spelled(
+        "norm-factor",
+        [pattern],
+        replacement,
+        (X, W, X[:, :1]),
+        anchors=[second, aten.mul],
+        guard=is_feature_and_row,
+    )  # fmt: skip
 
 # -- LayerNorm --------------------------------------------------------------------------------------------
 

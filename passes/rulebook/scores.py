@@ -245,6 +245,24 @@ spelled(
 )
 
 
+spelled(
+    "attention-scaled-mask",
+    [lambda q, kt, mask, a, s: (torch.matmul(q, kt) * a + mask) * s],
+    lambda q, kt, mask, a, s: torch.matmul(q, kt) * (a * s) + mask.to(q.dtype) * s,
+    (B, B, X, SCALAR, SCALAR),
+    anchors=[aten.matmul, aten.add, aten.mul, aten.softmax],
+    guard=where(has_scale_below_one, leads_to_attention),
+)
+spelled(
+    "attention-two-scales",
+    [lambda q, kt, a, b: torch.matmul(q, kt) * a * b],
+    lambda q, kt, a, b: torch.matmul(q, kt) * (a * b),
+    (B, B, SCALAR, SCALAR),
+    anchors=[aten.matmul, aten.mul, aten.softmax],
+    guard=leads_to_attention,
+)
+
+
 def absorbs(match: Match) -> Any:
     """-inf, or the lowest number of a dtype in which no score beside it is seen."""
     added, c = match["added"].type, match["c"]

@@ -151,11 +151,15 @@ NORMS: dict[str, list[Function]] = {
         lambda x, w, b: normalised(x, by_square, lambda d, v: d / v**0.5),
         lambda x, w, b: at_once(x, unbiased=False) * w + b,
         lambda x, w, b: at_once(x, correction=0),
+        lambda x, w, b: normalised(x, by_square, lambda d, v: w * d / torch.sqrt(v)) + b,
+        lambda x, w, b: normalised(x, by_square, lambda d, v: d * (w * torch.rsqrt(v))) + b,
     ],
     "rms_norm": [
         lambda x, w, b: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w,
         lambda x, w, b: w * (x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6)),
         lambda x, w, b: x * (x.square().mean(-1, keepdim=True) + 1e-6) ** -0.5,
+        lambda x, w, b: (w * x) * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6),
+        lambda x, w, b: x * (w / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)),
     ],
     "linalg_vector_norm": [lambda x, w, b: (x * x).sum(-1).sqrt()],
 }

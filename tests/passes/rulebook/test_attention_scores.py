@@ -67,6 +67,9 @@ JOINED: dict[str, Function] = {
     "added, then filled with -inf": lambda q, k, v: w((q @ t(k) + ALIBI).masked_fill(~OPEN, -math.inf)) @ v,
     "filled, then added": lambda q, k, v: w((q @ t(k) * 0.3).masked_fill(~OPEN, LOWEST) + ALIBI) @ v,
     "filled, then padded": lambda q, k, v: w((q @ t(k)).masked_fill(~OPEN, LOWEST) + PADDED) @ v,
+    "scaled before and behind": lambda q, k, v: w((q @ t(k) * 0.3 + ALIBI) * 0.5) @ v,
+    "two scales": lambda q, k, v: w(q @ t(k) * 0.5 / 3) @ v,
+    "masks, then scores": lambda q, k, v: w(ALIBI + (PADDED + q @ t(k) * 0.3)) @ v,
     "softmax in its own dtype": lambda q, k, v: torch.softmax(q @ t(k) * 0.3, -1, dtype=q.dtype) @ v,
 }
 

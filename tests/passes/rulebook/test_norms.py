@@ -119,6 +119,15 @@ def test_a_factor_of_another_dtype_stays_outside() -> None:
     assert names(found) == ["rms_norm", "mul"]
 
 
+def test_a_factor_of_each_row_stays_before_the_root() -> None:
+    def function(x: Tensor, rows: Tensor) -> Tensor:
+        return (x * rows) * torch.rsqrt(x.abs().amax(-1, keepdim=True) + 1)
+
+    for rows in ((4, 1), (4, 8)):
+        x, factor = operands(4, 8)[0], torch.rand(rows) + 1
+        assert names(rewritten(function, x, factor)) == ["mul", "abs", "amax", "add", "rsqrt", "mul"]
+
+
 def test_a_mean_that_is_used_elsewhere_stays() -> None:
     def function(x: Tensor) -> tuple[Tensor, Tensor]:
         mean = x.mean(-1, keepdim=True)

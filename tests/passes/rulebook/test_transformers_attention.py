@@ -1,4 +1,4 @@
-"""How many attentions and rotary positions are found of those that thirty families in transformers spell out."""
+"""How many attentions and rotary positions are found of those that thirty families of transformers spell."""
 
 from __future__ import annotations
 
