@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from runtime.compare import compare
     from runtime.compile import Compiled, compile
     from runtime.explain import Explanation, explain
+    from runtime.finetune import finetune
     from runtime.measure import measure
     from runtime.persist import load
     from runtime.profile import profile
     from runtime.report import Report
 
 __all__ = [
-    "Compiled", "Explanation", "Report", "benchmark", "compare", "compile", "explain", "load", "measure",
-    "profile",
+    "Compiled", "Explanation", "Report", "benchmark", "compare", "compile", "explain", "finetune", "load",
+    "measure", "profile",
 ]  # fmt: skip
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "compare": "runtime.compare",
     "compile": "runtime.compile",
     "explain": "runtime.explain",
+    "finetune": "runtime.finetune",
     "load": "runtime.persist",
     "measure": "runtime.measure",
     "profile": "runtime.profile",

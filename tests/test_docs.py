@@ -14,7 +14,14 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-PAGES = ["README.md", "docs/graph-breaks.md", "docs/ir.md", "docs/pictures.md", "docs/torch-compile.md"]
+PAGES = [
+    "README.md",
+    "docs/graph-breaks.md",
+    "docs/ir.md",
+    "docs/pictures.md",
+    "docs/pruning.md",
+    "docs/torch-compile.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

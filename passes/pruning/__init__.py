@@ -1,0 +1,1 @@
+"""Structured pruning: which axes of which tensors belong together, which of their indices go, and the cut."""
