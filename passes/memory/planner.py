@@ -17,6 +17,7 @@ from passes.memory.search import SECOND, Effort, Search
 
 BOUND_SHARE = 0.25  # of the effort goes into a plan at the lower bound
 STEP_SHARE = 0.25  # of what is left, into one step of the bisection
+MOST = 20_000  # buffers that are searched: with more, the sets of them would take gigabytes
 
 
 def place(
@@ -76,7 +77,7 @@ class _Stretch:
 
     def improve(self, floor: int, capacity: int | None, effort: Effort) -> None:
         """Lower the peak to `floor`, or, where one is given, at least to the capacity."""
-        if not effort.part(BOUND_SHARE).allows(Problem(*self.spans).area):
+        if len(self.taking) > MOST or not effort.part(BOUND_SHARE).allows(Problem(*self.spans).least_work):
             return  # not even one search
         if self._reach(floor, effort.part(BOUND_SHARE)):
             return

@@ -34,11 +34,10 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
-from passes.memory.problem import Problem, Style, styles
+from passes.memory.problem import NODE, Problem, Style, styles
 
 SECOND = 4_000_000  # work of about a second
-CLOCK = 64  # nodes between two looks at the clock
-NODE = 16  # sections that are looked at in the time that a node takes besides
+CLOCK = 8192  # work between two looks at the clock
 FIRST = 2  # nodes per buffer in the first searches
 ROUND = 32  # searches before the budget of each doubles
 NONE = -1  # the option that no buffer rests here
@@ -180,7 +179,7 @@ class _Dive:
         self.placed = [0] * problem.count
         self.failed: set[tuple[int, tuple[int, ...]]] = set()
         self.nodes: list[_Node] = []
-        self.setup = problem.area  # in sections looked at
+        self.setup, self.weight = problem.setup, problem.weight
         self._index(problem.sections)
 
     def _index(self, sections: int) -> None:
@@ -211,18 +210,18 @@ class _Dive:
         """Whether there is a plan; None: not known after so many nodes."""
         sections = len(self.floor)
         self.todo = self._split(_Part(0, sections, -1, None), -1, 0, sections)
-        work, count, outcome = self.setup, 0, None
+        work, count, told, outcome = self.setup, 0, 0, None
         while self.todo is not None and outcome is None and count < nodes:
-            work += NODE + self.todo.end - self.todo.first
+            work += (NODE + self.todo.end - self.todo.first) * self.weight
             count += 1
             if not self._go_on(self._open(self.todo)):
                 outcome = False
-            elif count % CLOCK == 0:
-                effort.spend(work, CLOCK)
-                work = 0
+            elif work >= CLOCK:
+                effort.spend(work, count - told)
+                work, told = 0, count
                 if effort.over:
                     break
-        effort.spend(work, count % CLOCK)
+        effort.spend(work, count - told)
         return True if self.todo is None else outcome
 
     def _split(self, part: _Part, parent: int, first: int, end: int) -> _Part | None:

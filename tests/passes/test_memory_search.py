@@ -128,6 +128,27 @@ def test_hard_instances_reach_the_best_known(name: str, way: str) -> None:
     assert is_valid(buffers, found.offsets, HARD[name].capacity)
 
 
+def chain(count: int, steps: int) -> Spans:
+    rng = random.Random(count)
+    return [(i, i + steps, rng.randint(1, 999)) for i in range(count)]
+
+
+def test_a_search_among_many_buffers_keeps_to_its_effort() -> None:
+    buffers, effort = chain(2500, 3), Effort(work=200_000)
+    found = place(*columns(buffers), bound=lower_bound(buffers), effort=effort)
+    assert found.nodes
+    assert -20_000 < effort.work <= 0
+    assert is_valid(buffers, found.offsets, found.peak)
+
+
+def test_more_buffers_than_can_be_searched_keep_their_greedy_plan() -> None:
+    """The sets of buffers alive in each of its sections would take gigabytes."""
+    buffers = chain(25_000, 2)
+    found = place(*columns(buffers), bound=lower_bound(buffers), effort=Effort(work=1000 * SECOND))
+    assert (found.nodes, found.least) == (0, lower_bound(buffers))
+    assert found.peak == pack(*columns(buffers), bound=lower_bound(buffers)).peak
+
+
 def test_stretches_of_time_that_nothing_lives_across_do_not_disturb_each_other() -> None:
     """The first and the last need a byte more than the bound, and what is between them no more than that."""
     shift = [(lower + 10, upper + 10, size) for lower, upper, size in ABOVE_THE_BOUND]
