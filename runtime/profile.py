@@ -65,7 +65,7 @@ def profile(
 
     Args:
         f: a plain module (its ATen ops as dispatched), or what `runtime.compile` returned: a row for each
-            node of the optimised graph (aten), kernel of ONNX Runtime (onnx), or ATen op (eager).
+            node of the optimised graph (aten, triton), kernel of ONNX Runtime (onnx), or ATen op (eager).
         runs: calls that the medians are taken over; one more is made before them.
     """
     runs = max(1, runs)
@@ -90,7 +90,7 @@ def profile(
 def _recorder(f: Any) -> tuple[Any, Any]:
     """What to call, and what makes a recorder for it."""
     backend = getattr(f, "backend", None)
-    if backend == "aten":
+    if backend in ("aten", "triton"):
         return f, lambda: line_recorder(f.graph, f.executable.module, f.source)
     if backend == "eager":
         return f, lambda: EagerRecorder(f.module)

@@ -27,6 +27,10 @@ class TritonExecutable:
     The kernels are files in the cache folder (``CAPTURE_CACHE_DIR``), named by their content: Triton reads
     their source, and a traceback or a profile names them.
 
+    Attributes:
+        device: where the graph lies; "cpu" means Triton's interpreter.
+        kernels: names of the kernels, each a file of that name.
+
     Raises:
         CaptureError: Triton is not installed, or the graph lies on a CPU and Triton's interpreter is off.
     """
@@ -34,8 +38,8 @@ class TritonExecutable:
     backend = "triton"
 
     def __init__(self, graph: Graph, title: str = "") -> None:
-        self._device = _device_of(graph)
-        _require(self._device)
+        self.device = _device_of(graph)
+        _require(self.device)
         from codegen.triton import writing
 
         graph = writing.lowered(graph)
@@ -58,7 +62,7 @@ class TritonExecutable:
 
     def _on_device(self) -> contextlib.AbstractContextManager[Any]:
         """Triton launches on the current device, wherever the tensors lie."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     @property
     def module(self) -> types.ModuleType:

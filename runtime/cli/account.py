@@ -118,7 +118,10 @@ def tell_memory(terminal: Terminal, graph: Graph, measured: int | None, backend:
     parts = [] if measured is None or backend == "eager" else [f"{human_size(measured)} measured"]
     if plan is None:
         if parts:
-            terminal.line(*parts, Text("no plan: it is made at level 2", style="dim"), label="memory")
+            why = "no plan: it is made at level 2"
+            if backend == "triton":
+                why = "no plan: kernels take their memory from PyTorch's allocator"
+            terminal.line(*parts, Text(why, style="dim"), label="memory")
         return
     bound = plan.lower_bound_bytes
     tight = " = lower bound" if plan.arena_bytes == bound else f" lower bound {human_size(bound)}"
@@ -241,4 +244,7 @@ def backend_name(compiled: Compiled) -> str:
     kernels = {n.impl.kernel.partition(".")[0] for n in compiled.graph.nodes if n.impl is not None}
     if compiled.backend == "aten" and "onednn" in kernels and torch.backends.mkldnn.is_available():
         return "aten/oneDNN"
+    device = getattr(compiled.executable, "device", None)
+    if compiled.backend == "triton" and device == torch.device("cpu"):
+        return "triton in its interpreter"
     return {"onnx": "ONNX Runtime"}.get(compiled.backend, compiled.backend)

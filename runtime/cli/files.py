@@ -55,6 +55,8 @@ class Files:
         self._folder.write("trace.json", lambda path: chrome_trace(path, self._profiles))
         if "python" in wanted:
             self._try("model.py", self._python, asked)
+            if self._compiled.backend == "triton":
+                self._kernels()
         if "onnx" in wanted and (asked or self._is_small("model.onnx")):
             self._try("model.onnx", self._onnx, asked)
         if "svg" in wanted:
@@ -100,6 +102,14 @@ class Files:
         text = python.emit(self._compiled.graph) if source is None else source
         problem = self._problem("aten", path.name)
         write_aside(path, f"# WARNING: its results are not right: {problem}\n{text}" if problem else text)
+
+    def _kernels(self) -> None:
+        """What model.py imports."""
+        from codegen.triton.writing import files
+
+        (self._folder.path / "kernels").mkdir(exist_ok=True)
+        for name, file in sorted(files(self._compiled.graph).items()):
+            self._text(f"kernels/{name}.py", file.source)
 
     def _onnx(self, path: Path) -> None:
         from codegen import onnx

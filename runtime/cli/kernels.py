@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from capture.ir import Graph
-from runtime.cli.terminal import Terminal
 from capture.wording import human_size
+from runtime.cli.terminal import Terminal
 
 __all__ = ["prove_kernels"]
 
