@@ -16,7 +16,8 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from capture.ir import Fusion, Node, TensorType, Trait, Value, has, op_name, resolve_op
+from capture.ir import Fusion, Graph, Node, TensorType, Trait, Value, has, op_name, resolve_op
+from passes.aliases import may_share
 from passes.destinations import overwritten_first
 
 IN_PLACE = (
@@ -90,4 +91,24 @@ def updated_operand(node: Node) -> Value | None:
     return operand if isinstance(operand, Value) else None
 
 
-__all__ = ["IN_PLACE", "UpdateForm", "updatable", "update_form", "updated_operand"]
+def first_updates(graph: Graph) -> dict[Value, Node]:
+    """Values that show the old content of what is written back -> the node that may write over it."""
+    found: dict[Value, Node] = {}
+    for target, value in graph.writebacks.items():
+        first: Node | None = None
+        while value is not target:
+            node = value.producer
+            positions = updatable(node) if node is not None else ()
+            if not positions:
+                first = None
+                break
+            first, value = node, node.operands[positions[0]]
+        waiting = [target] if first is not None else []
+        while waiting:
+            old = waiting.pop()
+            found[old] = first
+            waiting += [v for user in old.users if may_share(user.op) for v in user.results]
+    return found
+
+
+__all__ = ["IN_PLACE", "UpdateForm", "first_updates", "updatable", "update_form", "updated_operand"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from capture.ir import Graph, Node, TensorType, Value, op_name
 from passes.fusion.reductions import Rows, rows_of
 from passes.fusion.target import Target, exports_of, is_fusable
+from passes.updates import first_updates
 
 _ROUNDS = 8  # a round joins whole chains; each reduction on the way may ask for one more
 
@@ -52,6 +53,7 @@ class _Partition:
     def __init__(self, graph: Graph, target: Target, taken: set[Node]) -> None:
         self.target = target
         self.order: Mapping[Node, int] = graph.order()
+        self.updates = {v: n for v, n in first_updates(graph).items() if not is_fusable(n)}
         self.group_of: dict[Node, Group] = {}
         self.reasons: dict[Node, str] = {}
         for node in graph.nodes:
@@ -83,6 +85,7 @@ class _Partition:
             lambda: self.refuses_kinds(group, reader),
             lambda: self.target.refusal(nodes),
             lambda: self.refuses_results(nodes),
+            lambda: self.refuses_reads(nodes),
             lambda: misaligned(nodes, rows),
         )
         for check in checks:
@@ -113,6 +116,15 @@ class _Partition:
         inside, end = set(nodes), self.order[nodes[-1]]
         if any(self.order[user] < end for v in exports for user in v.users if user not in inside):
             return "its result is wanted before the region would end"
+        return None
+
+    def refuses_reads(self, nodes: list[Node]) -> str | None:
+        """What an update writes over in place is to be read before it, and so not where the region stands."""
+        end = self.order[nodes[-1]]
+        for node in nodes:
+            for update in (self.updates[v] for v in node.operand_values if v in self.updates):
+                if self.order[node] < self.order[update] <= end:
+                    return "it reads what is updated in place before the region would run"
         return None
 
     def why(self, node: Node) -> str:

@@ -276,6 +276,29 @@ def test_the_scheduler_keeps_reads_of_the_old_content_before_the_write() -> None
     same_as_the_graph(graph, [torch.randn(2, 64)])
 
 
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+@pytest.mark.parametrize("read", ["@cache", "%9"])
+def test_fusion_moves_no_read_of_the_old_content_behind_the_write(target: str, read: str) -> None:
+    graph = parse(f"""
+        graph(%x: f32[2, 64])
+          @cache: f32[64, 64]
+          %9: f32[64, 64] = aten.permute(@cache, [0, 1])
+          %0: f32[64, 64] = aten.exp({read})
+          %1: f32[64, 64] = aten.slice_scatter(@cache, %x, 0, 1, 3)
+          %2: f32[64, 64] = aten.cumsum(%1, 0)
+          %3: f32[64, 64] = aten.mul.Tensor(%0, %2)
+          %4: f32[64, 64] = aten.tanh(%3)
+          %5: f32[64] = aten.sum.dim_IntList(%4, [0])
+          return %5
+          write @cache = %1
+    """)
+    fused = optimize(graph, passes=["eliminate-dead-code", f"fuse{{target={target}}}"], verify=True)
+    (region,) = [n for n in fused.nodes if isinstance(n.op, Fusion)]
+    assert "exp" not in str(region.region)
+    assert updates(fused) == ["slice_scatter"]
+    same_as_the_graph(graph, [torch.randn(2, 64)], passes=[f"fuse{{target={target}}}", *PLANNED])
+
+
 def test_a_recipe_that_no_longer_holds_is_not_followed() -> None:
     """A pass, or a hand, has put a read of the old content behind the write."""
     graph = parse("""
