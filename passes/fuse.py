@@ -18,8 +18,8 @@ the memory of its result; more would cost memory and save nothing.
 
 Does not fire over a value that has another use (on a GPU a region may return it, if it is used later only),
 that the graph returns, whose shape the next operator changes (broadcasting it), over a change of dtype on a
-CPU, of device, over reductions along unlike axes, on random numbers, or for a lone operator. The ledger tells
-why an operator stays alone.
+CPU, of device, over reductions along unlike axes, on random numbers, over a read of a state that is updated
+before the region would run, or for a lone operator. The ledger tells why an operator stays alone.
 """
 
 from __future__ import annotations
