@@ -74,7 +74,7 @@ def _carriers(graph: Graph) -> Carriers:
     live = live_nodes(graph)
     for node in graph.nodes:
         ops = (node.op,) if node in live else ()
-        for number in _ids(node):
+        for number in dict.fromkeys(_ids(node)):
             found[number] = found.get(number, ()) + ops
     return found
 

@@ -25,7 +25,7 @@ from codegen.triton.reduction import reduction_file
 from codegen.triton.steps import is_reduction
 from passes.base import Pass, PassResult, register_pass
 from passes.fusion import ANCHORS
-from passes.ledger import KEPT, Fate
+from passes.ledger import FUSED, KEPT, Fate, fates_of
 from passes.pipelines import PIPELINES
 from passes.regions import inline_region, make_region
 
@@ -46,8 +46,7 @@ class LowerTriton(Pass):
             try:
                 self._lower(node, graph.dims, stats)
             except UnsupportedOpError as error:
-                reason = f"stays with PyTorch: {error.what}" + (f", {error.why}" if error.why else "")
-                fates.update({i: Fate(KEPT, reason=reason) for i in node.origin.ids if i not in graph.fates})
+                fates |= fates_of(node, *_left(node, error))
                 tail = _tail(graph, node)
                 if tail is not None:
                     self._lower(tail, graph.dims, stats)
@@ -57,6 +56,14 @@ class LowerTriton(Pass):
         kernel = f"{PREFIX}{node.op.kind if isinstance(node.op, Fusion) else 'reduction'}"
         node.set_impl(Impl(kernel, {"file": kernel_file(node, dims).name}))
         stats[kernel] += 1
+
+
+def _left(node: Node, error: UnsupportedOpError) -> tuple[str, str]:
+    """The fate of a node's ops that have no kernel, and why."""
+    why = f"{error.what}, {error.why}" if error.why else error.what
+    if isinstance(node.op, Fusion):
+        return FUSED, f"into {node.op}, which PyTorch runs op by op: {why}"
+    return KEPT, f"stays with PyTorch: {why}"
 
 
 def kernel_file(node: Node, dims: Mapping[str, Range]) -> KernelFile:

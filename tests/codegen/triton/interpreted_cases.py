@@ -12,7 +12,7 @@ import runtime
 from codegen.triton import pipeline
 from passes import optimize
 from runtime.triton_executable import TritonExecutable
-from tests.random_graphs import EPSILON, Case, assert_same_results, cases, close, coarsest, flat_run
+from tests.random_graphs import EPSILON, Case, cases, close, coarsest, flat_run
 
 
 @pytest.mark.parametrize("name", ["mlp", "bert", "gpt2", "llama", "resnet", "vit"])
@@ -30,7 +30,6 @@ def test_models_agree_with_eager(name: str) -> None:
 @given(cases(max_nodes=10))
 def test_random_graphs_agree(case: Case) -> None:
     graph = optimize(case.graph, passes=pipeline(2), verify=True)
-    assert_same_results(case, graph)  # a recipe says how, not what
     want = flat_run(case.graph, case.args())
     got = TritonExecutable(graph)(*case.args())
     own = EPSILON[coarsest(case.graph)]
