@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from capture.ir import Fusion, Graph, Impl, Node, Value
+from capture.ir.types import CHANNELS_LAST, CONTIGUOUS
 from passes.base import Pass, PassResult, register_pass
 from passes.fuse_quantized import LAYERS, epilogue_of, is_bytes, is_dequantize, is_quantize
 from passes.lower import note_channels_last
@@ -95,8 +96,22 @@ class LowerInt8(Pass):
             node.set_impl(recipe)
             stats[recipe.kernel] += 1
             if recipe.kernel in SPATIAL:
-                note_channels_last(graph, node.results[0])
+                _note_format(graph, node.results[0])
         return PassResult(bool(stats), dict(stats))
+
+
+def _note_format(graph: Graph, result: Value) -> None:
+    """Tell the format that the kernel gives; its like take that, others go on getting what they did."""
+    readers = [user for user in result.users if not _is_spatial(user)]
+    type_ = result.tensor_type
+    if readers or result.is_result or type_.memory_format != CONTIGUOUS:
+        note_channels_last(graph, result)
+    else:
+        graph.set_result_type(result, type_.with_(memory_format=CHANNELS_LAST))
+
+
+def _is_spatial(node: Node) -> bool:
+    return isinstance(node.op, Fusion) and node.op.kind in ("qconv", "qpool")
 
 
 def _recipe(node: Node) -> Impl | None:
@@ -118,7 +133,8 @@ def _layer_recipe(node: Node, kind: str) -> Impl:
         other = layer.other(epilogue.other)
         position = node.region.inputs.index(other.value)
         options |= {"binary": epilogue.binary, "other": position}
-        if kind == "qconv" and other.value is not layer.x.value:
+        lies_right = other.value.tensor_type.memory_format == CHANNELS_LAST
+        if kind == "qconv" and other.value is not layer.x.value and lies_right:
             options["inplace"] = position
     return Impl(f"onednn.{kind}", options)
 

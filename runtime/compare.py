@@ -25,6 +25,7 @@ from torch import Tensor
 
 from capture.ir import Graph
 from capture.ir.types import DTYPE_NAMES
+from runtime.quantized import allowed, as_meant, quantized_graph
 from runtime.reference import Outcome, Reference, observed_call, reference, runnable, undone
 from runtime.tolerances import tolerance
 
@@ -136,7 +137,10 @@ def judge(
         reason = f"returns another structure: {_shape_of(ours)}, eager {_shape_of(eager)}"
         return _verdict([OutputParity("out", False, "", reason)], source, note)
     wanted = _judged_writes(ours, eager, shares_buffers=hasattr(f, "captured"))
-    return judge_results(
+    quantized = quantized_graph(f)
+    if quantized is not None:
+        eager = as_meant(made, quantized)
+    verdict = judge_results(
         [*ours.leaves, *(ours.written.get(name, UNTOUCHED) for name in wanted)],
         [*eager.leaves, *(eager.written.get(name, UNTOUCHED) for name in wanted)],
         None if fp64 is None else [*fp64.leaves, *(fp64.written.get(name) for name in wanted)],
@@ -145,6 +149,11 @@ def judge(
         rtol=rtol,
         source=source,
         note=note,
+    )
+    if quantized is None or atol is not None or rtol is not None:
+        return verdict
+    return _verdict(
+        allowed(verdict.outputs), source, note or "eager stands for the quantised graph, run as it is"
     )
 
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError
 from capture.ir import Graph
-from passes import PIPELINES, Pass, make_pass, run_pass
+from passes import PIPELINES, Pass, make_pass, registered, run_pass
 from runtime.compile import BACKENDS, Compiled, Recipe, make_executable
 
 FORMAT = "torch-capture compiled 1"
@@ -148,6 +148,12 @@ def _settings(path: Path) -> tuple[str, bool, Recipe]:
 def _pass_text(given: str | Pass) -> str:
     """A pass as `make_pass` reads it: ``fuse{max_ops=8}``."""
     step = make_pass(given)
+    if step.name not in registered():
+        raise CaptureError(
+            f"the pass {step.name} cannot be saved",
+            why="its options are data, such as calibration samples",
+            hint="compile the graph that passes.quantize returns, and save that",
+        )
     fields = [(f, getattr(step, f.name)) for f in dataclasses.fields(step) if f.repr]
     options = ",".join(f"{f.name}={value}" for f, value in fields if value != f.default)
     return f"{step.name}{{{options}}}" if options else step.name

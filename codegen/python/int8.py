@@ -100,7 +100,7 @@ def qconv(out: Writer, node: Node) -> str:
     other = out.text(node.operands[region.other])
     assert node.impl is not None
     if not out.overwrites(node, node.impl.options.get("inplace")):
-        other += ".clone()"
+        other += ".clone(memory_format=torch.channels_last)"
     scales_, _, bias = region.weights.rpartition(", ")
     given = f"{x}, {grid}, {packed}, {scales_}, {other}, {bias}"
     binary = f'{region.other_grid()}, "sum", 1.0, {region.unary}'

@@ -115,6 +115,13 @@ OPTIMIZE: tuple[Decorator, ...] = (
         metavar="SIZE",
         help="plan within 64MB, say: cheap values are computed again where keeping them would take more",
     ),
+    _option("--quantize", metavar="SCHEME", help="quantise first: int8, with ranges from calibration data"),
+    _option(
+        "--calibration",
+        metavar="FILE.npz",
+        help="samples of each input, by name  [default: the module's calibration_data()]",
+    ),
+    _option("--quant-config", metavar="FILE.toml", help="how to quantise, and which layers stay float"),
     _option("--verify", is_flag=True, help="check every invariant of the graph after each pass"),
     _option("--dump-dir", metavar="DIR", help="write the graph's text after each pass there"),
 )

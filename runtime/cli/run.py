@@ -16,6 +16,7 @@ from runtime.cli.files import Files
 from runtime.cli.folder import OutputFolder, default_folder
 from runtime.cli.kernels import prove_kernels
 from runtime.cli.options import EMITTABLE
+from runtime.cli.quantizing import measure_noise
 from runtime.cli.steps import (
     chosen_level,
     compile_model,
@@ -98,6 +99,7 @@ def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, want
         terminal, compiled.captured, compiled.graph, level_name(options), compiled.seconds["optimize"]
     )
     found = measured(terminal, options, loaded, compiled)
+    noise = measure_noise(terminal, options, loaded, compiled)
     report = build_report(
         compiled,
         model=full_name(options.model, loaded),
@@ -107,6 +109,8 @@ def run(terminal: Terminal, options: SimpleNamespace, folder: OutputFolder, want
         profiles=found.profiles,
         measured_peak=found.peak,
     )
+    if noise is not None:
+        report = report.with_(quantization=noise)
     files = Files(terminal, folder, compiled, found.profiles, found.parity)
     files.write(report, wanted, asked=options.emit is not None)
     compiled.report = files.report

@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +18,10 @@ from capture import Graph, capture
 from capture.errors import UsageError
 from capture.loading import Loaded, load, parse_dynamic, parse_input
 from passes import PIPELINES, load_rules, make_pass, optimize
+from passes.base import Pass
 from passes.recompute import within
 from runtime.benchmark import num_threads
+from runtime.cli import quantizing
 from runtime.cli.terminal import Terminal
 from runtime.compile import Compiled, compile
 
@@ -79,11 +81,11 @@ def check_options(options: SimpleNamespace) -> None:
 
 
 def chosen_level(options: SimpleNamespace, default: int = 0) -> int:
-    """-O where given, 2 with --optimize, --passes, --max-memory or Triton kernels, which need regions."""
+    """-O where given, 2 with --optimize, --passes, --max-memory, --quantize or Triton kernels."""
     if options.level is not None:
         return int(options.level)
-    asked = options.optimize or options.passes or options.max_memory or takes_triton(options)
-    return 2 if asked else default
+    asked = options.optimize or options.passes or options.max_memory or options.quantize
+    return 2 if asked or takes_triton(options) else default
 
 
 def takes_triton(options: SimpleNamespace) -> bool:
@@ -106,12 +108,15 @@ def named_passes(options: SimpleNamespace, level: int) -> list[str] | None:
     return within(chosen or PIPELINES[level], options.max_memory) if options.max_memory else chosen
 
 
-def optimization(options: SimpleNamespace, level: int) -> dict[str, Any]:
+def optimization(options: SimpleNamespace, loaded: Loaded, level: int) -> dict[str, Any]:
     """What `passes.optimize` and `runtime.compile` are told alike."""
+    passes: Sequence[str | Pass] | None = named_passes(options, level)
+    if before := quantizing.prefix(options, loaded):
+        passes = [*before, *(PIPELINES[level] if passes is None else passes)]
     return {
         "level": level,
         "disable": disabled(options),
-        "passes": named_passes(options, level),
+        "passes": passes,
         "verify": options.verify,
         "check_rewrites": options.check_rewrites,
         "dump_dir": options.dump_dir,
@@ -145,7 +150,7 @@ def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded,
     middle = time.perf_counter()
     graph = optimize(
         captured,
-        **optimization(options, level),
+        **optimization(options, loaded, level),
         args=loaded.args,
         kwargs=loaded.kwargs,
         progress=lambda name: terminal.say(f"optimizing: {name}"),
@@ -159,7 +164,7 @@ def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, 
         loaded.module,
         loaded.args,
         loaded.kwargs,
-        **optimization(options, level),
+        **optimization(options, loaded, level),
         backend=options.backend,
         dynamic_shapes=dynamic_shapes(options),
         frontend=options.frontend,

@@ -5,6 +5,7 @@ Kernels round what lies in the middle between two integers either way: results m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -181,7 +182,7 @@ class Shortcut(nn.Module):
 def test_a_sum_with_the_layers_own_input_works_on_a_copy(keep: bool) -> None:
     samples = images(2)
     f = check(quantize(capture(seeded(Shortcut, keep), samples[0]), samples), samples[0])
-    assert ".clone()" in f.source
+    assert re.search(r"v\d+\.clone\(", f.source)
 
 
 class Projected(nn.Module):
@@ -193,11 +194,26 @@ class Projected(nn.Module):
         return self.c((self.a(x) + self.b(x)).relu())
 
 
+def test_a_sum_with_what_lies_in_another_format() -> None:
+    torch.manual_seed(0)
+    samples = [(torch.randn(2, 1, 8, 8),) for _ in range(2)]
+    graph = capture(GreyShortcut().eval(), samples[0])
+    check(quantize(graph, samples), samples[0])
+
+
+class GreyShortcut(Shortcut):
+    """One channel: contiguous and channels-last are the same to its first layer."""
+
+    def __init__(self) -> None:
+        super().__init__(keep=True)
+        self.a = nn.Conv2d(1, 6, 1)
+
+
 def test_a_sum_with_a_value_that_dies_is_done_in_place() -> None:
     samples = images(2)
     f = check(quantize(capture(seeded(Projected), samples[0]), samples), samples[0])
     assert "qconv_add(" in f.source
-    assert ".clone()" not in f.source
+    assert not re.search(r"v\d+\.clone\(", f.source)
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
