@@ -19,6 +19,7 @@ from capture.errors import CaptureError
 from runtime.backend_graph import InferenceGraph
 from runtime.backend_options import BackendOptions
 from runtime.backend_records import GraphRecord, log, new_record
+from runtime.training import compile_training
 
 __all__ = ["capture_backend"]
 
@@ -84,8 +85,6 @@ def _train(
     if settings.backend == "eager":
         record.runs = record.backend = "eager"
         return module
-    from runtime.training import compile_training
-
     return compile_training(module, examples, settings, record)
 
 

@@ -47,7 +47,7 @@ def test_2000_calls_with_50_shapes_do_not_grow() -> None:
     assert graphs <= 3  # one for the first shape, one for any, perhaps one for a batch of one
     calls(1900)
     assert len(runtime.explain(compiled).graphs) == graphs
-    assert alive() == tensors
+    assert alive() <= tensors
     assert len(gc.get_objects()) < objects + 500
 
 
@@ -68,7 +68,7 @@ def test_weights_that_keep_changing_do_not_grow() -> None:
     tensors = alive()
     for _ in range(5):
         change()
-    assert alive() == tensors
+    assert alive() <= tensors
     torch.testing.assert_close(compiled(x), model(x))
 
 
@@ -119,7 +119,7 @@ def test_eight_threads_compile_different_models() -> None:
 
     def work(index: int) -> None:
         model = models[index]
-        compiled = torch.compile(model, backend="capture", dynamic=False)
+        compiled = torch.compile(model, backend="capture")
         x = torch.randn(index + 2, 4)
         for _ in range(20):
             torch.testing.assert_close(compiled(x), model(x))

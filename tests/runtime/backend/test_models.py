@@ -116,16 +116,14 @@ def test_a_bert_of_transformers() -> None:
 
 
 class Router(nn.Module):
-    """A graph break by a Python side effect, and one by an `if` on the data."""
+    """A graph break by an `if` on the data."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.seen: list[float] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.first(x)
-        self.seen.append(x.sum().item())
         if x.sum() > 0:
             return self.second(x)
         return -x
@@ -139,7 +137,7 @@ def test_graph_breaks_and_an_if_on_the_data() -> None:
         x = sign * model.first.weight.sum(0).expand(2, 4)
         torch.testing.assert_close(compiled(x), model(x))
     found = explained(compiled)
-    assert len(found.graph_breaks) >= 1
+    assert len(found.graph_breaks) == 1
     assert any("if x.sum() > 0" in each.where for each in found.graph_breaks)
     assert any("on the value of a tensor" in each.what for each in found.graph_breaks)
 
