@@ -15,7 +15,7 @@ from typing import Any
 
 from capture.errors import UsageError
 
-__all__ = ["DEVICES", "Device", "TileConfig", "attention_config", "matmul_configs"]
+__all__ = ["DEVICES", "Device", "TileConfig", "attention_configs", "matmul_configs"]
 
 
 @dataclass(frozen=True)
@@ -164,18 +164,30 @@ def _cost(
     return waves * (inside + start) + summing
 
 
-def attention_config(head: int, itemsize: int, queries: int) -> dict[str, int]:
-    """The default tile of flash attention: BLOCK_M queries by BLOCK_N keys; q, k, v and the accumulator fit.
+def attention_configs(
+    head: int, itemsize: int, queries: int, *, masked: bool = False, device: str = "sm_80"
+) -> list[dict[str, int]]:
+    """Tiles of flash attention, the default first: BLOCK_M queries by BLOCK_N keys.
 
     Args:
-        head: head size, padded to a power of two.
-        queries: query rows a program could have; few rows take a small tile.
+        head: head size.
+        queries: rows that there are; few rows take a small tile.
+        masked: a tensor masks the scores, which takes registers of its own.
     """
-    block_m = 128 if head <= 128 and itemsize <= 2 else 64 if itemsize <= 2 else 32
-    block_n = 64 if itemsize <= 2 and head <= 128 else 32
-    if itemsize > 2 and head > 128:
-        block_m, block_n = 16, 16
-    while block_m > 16 and block_m >= 2 * queries:
-        block_m //= 2
-    warps = 8 if block_m * head >= 128 * 128 else 4
-    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps, "num_stages": 2}
+    amd = device.startswith("gfx")
+    padded = 1 << (head - 1).bit_length()
+    wide = padded >= 128 and itemsize > 2  # exact products take registers along the head, too
+    stages = 1 if amd or wide else 2
+    most = (
+        36 if itemsize > 2 else 80 if masked or amd else 96
+    )  # sums in registers that leave room for the rest
+    found = []
+    for block_m, block_n in ((128, 64), (64, 64), (64, 32), (32, 32), (16, 32), (16, 16)):
+        if (block_m > 16 and block_m >= 2 * queries) or (amd and block_m > 64):
+            continue
+        warps = 8 if block_m >= 128 or block_m * padded >= 128 * 128 or wide else 4
+        sums = block_m * (padded + block_n) / (32 * warps)  # accumulator and scores
+        held = (block_m + 2 * stages * block_n) * padded * itemsize  # q, and k and v in each stage
+        if sums <= most and held <= DEVICES[device].shared:
+            found.append({"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps, "num_stages": stages})
+    return found[:4]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from capture.errors import UnsupportedOpError
 from capture.ir import Node, Range
 from codegen.triton.file import KernelFile
+from codegen.triton.templates.attention import attention_file
 from codegen.triton.templates.products import PRODUCTS, product_file
 
 
@@ -20,6 +23,8 @@ def template_for(node: Node, dims: Mapping[str, Range] | None = None) -> KernelF
     """
     nodes = list(node.region.nodes) if node.region is not None else [node]
     try:
+        if len(nodes) == 1 and node.op is torch.ops.aten.scaled_dot_product_attention.default:
+            return attention_file(node, dims or {})
         if any(n.op in PRODUCTS for n in nodes):
             return product_file(node, dims or {})
     except UnsupportedOpError:

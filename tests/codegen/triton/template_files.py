@@ -10,6 +10,8 @@ from capture.ir import Node
 from codegen.triton.configs import TileConfig
 from codegen.triton.file import KernelFile
 from codegen.triton.templates import template_for
+from codegen.triton.templates.attention import Attention
+from codegen.triton.templates.decode import Decode
 from codegen.triton.templates.matmul import Extra, Matmul
 from tests.handmade import parse
 
@@ -66,6 +68,27 @@ MATMUL: dict[str, Callable[[], KernelFile]] = {
 }
 FILES = dict(MATMUL)
 
+ATTENTION: dict[str, Attention] = {
+    "attention bf16": Attention(BF16, (1, 12, 12, 512, 512, 64)),
+    "attention fp16 causal": Attention(FP16, (1, 8, 2, 512, 512, 128), causal=True),
+    "attention fp32 causal": Attention(FP32, (1, 4, 4, 256, 256, 64), causal=True),
+    "attention bool mask": Attention(
+        BF16, (1, 4, 4, 256, 256, 96), mask="bool", mask_shape="batch, 1, 1, keys"
+    ),
+    "attention float mask": Attention(FP32, (1, 4, 4, 256, 256, 80), mask="float", transposed=True),
+    "attention window": Attention(BF16, (1, 4, 4, 512, 512, 64), causal=True, window=17, scale="0.25"),
+    "attention wide heads": Attention(BF16, (1, 2, 2, 512, 512, 256), causal=True),
+    "attention wide heads fp32": Attention(FP32, (1, 2, 2, 512, 512, 256)),
+}
+DECODE: dict[str, Decode] = {
+    "decode bf16": Decode(BF16, (4, 32, 8, 4096, 128)),
+    "decode fp32": Decode(FP32, (2, 12, 12, 512, 64)),
+    "decode fp16 wide heads": Decode(FP16, (1, 4, 1, 512, 256)),
+    "decode paged": Decode(BF16, (4, 32, 8, 1024, 128), paged=True),
+    "decode paged fp32": Decode(FP32, (2, 4, 4, 256, 80), paged=True, scale="0.2"),
+}
+FILES |= {name: spec.file for name, spec in (ATTENTION | DECODE).items()}
+
 
 def lone(text: str) -> Node:
     """The only node of a graph's text."""
@@ -121,6 +144,11 @@ GRAPHS = {
     "matmul of heads": """
         graph(%x: f32[2, 3, 65, 32], %y: f32[2, 3, 32, 65])
           %0: f32[2, 3, 65, 65] = aten.matmul(%x, %y)
+          return %0
+    """,
+    "sdpa": """
+        graph(%q: f32[2, 4, 9, 16], %k: f32[2, 2, 33, 16], %v: f32[2, 2, 33, 16], %m: bool[9, 33])
+          %0: f32[2, 4, 9, 16] = aten.scaled_dot_product_attention(%q, %k, %v, %m, scale=0.3, enable_gqa=True)
           return %0
     """,
     "matmul with a matrix": """

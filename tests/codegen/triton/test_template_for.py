@@ -58,3 +58,19 @@ def test_the_same_node_gives_the_same_bytes() -> None:
     assert second is not None
     assert first.source == second.source
     assert "linear, gelu, add" in first.source
+
+
+SDPA = """
+    graph(%q: {q}, %k: f32[2, 2, 33, {head}], %v: f32[2, 2, 33, {head}])
+      %0: {q} = aten.scaled_dot_product_attention(%q, %k, %v, None, {dropout}, False, enable_gqa=True)
+      return %0
+"""
+
+
+@pytest.mark.parametrize(
+    ("heads", "head", "dropout"), [(4, 320, 0.0), (4, 16, 0.1)], ids=["heads too wide", "dropout"]
+)
+def test_attention_left_alone(heads: int, head: int, dropout: float) -> None:
+    text = SDPA.format(q=f"f32[2, {heads}, 9, {head}]", head=head, dropout=dropout)
+    assert template_for(lone(text)) is None
+    assert template_for(lone(SDPA.format(q="f32[2, 4, 9, 16]", head=16, dropout=0.0))) is not None
