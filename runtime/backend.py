@@ -65,10 +65,10 @@ def _infer(
     if settings.backend == "eager":
         record.runs = record.backend = "eager"
         return module
-    if _under_autocast(module):  # AOTAutograd makes its casts operators of the graph
+    if needs := _needs_aot_autograd(module):
         made = _train(module, examples, settings, record)
         record.runs = "inference"
-        record.tell("autocast is on: the weights are not frozen")
+        record.tell(f"{needs}: the weights are not frozen")
         return made
     graph = InferenceGraph(module, examples, settings, record)
     if graph.backend == "eager":
@@ -126,10 +126,12 @@ def _specialise_floats(module: fx.GraphModule) -> None:
         raise TensorifyScalarRestartAnalysis
 
 
-def _under_autocast(module: fx.GraphModule) -> bool:
-    """Whether operators compute in other dtypes than those of their operands."""
-    if any(node.target is torch.amp.autocast_mode._enter_autocast for node in module.graph.nodes):
-        return True
+def _needs_aot_autograd(module: fx.GraphModule) -> str:
+    """What is in a graph that only AOTAutograd makes operators of: casts of autocast, vmap and its kind."""
+    targets = [node.target for node in module.graph.nodes if node.op == "call_function"]
+    if any(getattr(target, "__module__", "").startswith("torch._functorch") for target in targets):
+        return "it transforms functions with torch.func"
     values = (node.meta.get("example_value") for node in module.graph.nodes)
     devices = {v.device.type for v in values if isinstance(v, torch.Tensor)}
-    return any(torch.is_autocast_enabled(d) for d in devices if torch.amp.is_autocast_available(d))
+    on = any(torch.is_autocast_enabled(d) for d in devices if torch.amp.is_autocast_available(d))
+    return "autocast is on" if on or torch.amp.autocast_mode._enter_autocast in targets else ""

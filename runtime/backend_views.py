@@ -124,8 +124,10 @@ def _owners(module: fx.GraphModule) -> dict[int, fx.Node]:
 
 def _storage(node: Any) -> int | None:
     value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
-    plain = isinstance(value, torch.Tensor) and value.layout is torch.strided
-    return value.untyped_storage()._cdata if plain else None
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+        return None
+    in_transform = torch._C._functorch.is_functorch_wrapped_tensor(value)  # inside of vmap or grad: no result
+    return None if in_transform else value.untyped_storage()._cdata
 
 
 def _told_sizes(inputs: Mapping[fx.Node, int], sizes: Sizes) -> dict[str, int]:

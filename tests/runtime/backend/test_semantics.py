@@ -199,6 +199,20 @@ def test_autocast_is_a_guard() -> None:
 
 
 @torch.no_grad()
+def test_transforms_of_torch_func() -> None:
+    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        each = torch.func.vmap(lambda row: (row * row).sum())
+        return each(x), torch.func.grad(lambda y: each(y).sum())(x)
+
+    f = compiled(forward)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(f(x), forward(x))
+    (graph,) = runtime.explain(f).graphs
+    assert (graph.runs, graph.fell_back) == ("inference", "")
+    assert any("torch.func" in event for event in graph.events)
+
+
+@torch.no_grad()
 def test_what_cannot_be_taken_runs_in_eager_with_one_warning(warnings_of: Any) -> None:
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         y = x * 2
