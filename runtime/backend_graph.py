@@ -153,13 +153,13 @@ class InferenceGraph:
             if thawed:
                 self._thaw([self._frozen.taken[i] for i in thawed], why)
             try:
-                return self._frozen, self._pack(self._frozen, inputs)
+                return self._frozen, self._pack(self._frozen, inputs, cache=old is None)
             except CaptureError as error:
                 self._record.falls_back(f"its weights changed, and it cannot be packed again: {error.what}")
                 return None
 
-    def _pack(self, frozen: _Frozen, inputs: _Inputs) -> _Packed:
-        """Optimise and pack for the weights among these inputs."""
+    def _pack(self, frozen: _Frozen, inputs: _Inputs, *, cache: bool = True) -> _Packed:
+        """Optimise and pack for the weights among these inputs; without `cache` where they change often."""
         weights = frozen.weights_of(inputs)
         watch = FrozenWeights(weights, frozen.forget)  # before they are read: no change meanwhile is missed
         options = self._options
@@ -173,6 +173,7 @@ class InferenceGraph:
                 disable=options.disable,
                 passes=options.passes,
                 threads=options.threads,
+                cache=cache,
             )
         self._options = replace(options, backend=made.backend)  # measured once
         record = self._record

@@ -19,6 +19,7 @@ from capture.ir.interpreter import flatten_inputs
 from passes import optimize
 from passes.base import Pass
 from runtime.attributes import ModuleGuards
+from runtime.cache_graphs import cached
 from runtime.executables import AtenExecutable, EagerExecutable, Executable, InterpretedGraph, OnnxExecutable
 from runtime.guards import InputGuards
 from runtime.inventory import Inventory
@@ -209,6 +210,7 @@ def compile(
     threads: int | None = None,
     title: str = "",
     progress: Callable[[str], None] | None = None,
+    cache: bool = True,
 ) -> Compiled:
     """Capture and compile a model for inference.
 
@@ -225,6 +227,8 @@ def compile(
             those that differ (see `passes.optimize`), also when it folds again: the inputs are kept for that.
         threads: threads of ONNX Runtime; PyTorch's own are `torch.set_num_threads`.
         progress: called with the phase that begins.
+        cache: take the optimised graph from the cache on disk, and keep it there (see docs/cache.md); not
+            where `verify`, `check_rewrites` or `dump_dir` want to see the passes at work.
 
     Raises:
         UsageError: unknown backend, level or pass.
@@ -248,9 +252,16 @@ def compile(
         passes = pipeline(level)
     inputs = (args, kwargs or {}) if check_rewrites and (args or kwargs) else None
     recipe = Recipe(level, tuple(disable), passes, title, threads, check_rewrites, inputs)
-    graph = recipe.optimize(
-        captured, verify=verify, dump_dir=dump_dir, progress=lambda name: say(f"optimize: {name}")
-    )
+
+    def run_passes() -> Graph:
+        return recipe.optimize(
+            captured, verify=verify, dump_dir=dump_dir, progress=lambda name: say(f"optimize: {name}")
+        )
+
+    if cache and not (verify or check_rewrites or dump_dir):
+        graph = cached(captured, level, recipe.disable, passes, run_passes)
+    else:
+        graph = run_passes()
     optimized_at = time.perf_counter()
     say("compile")
 

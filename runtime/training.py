@@ -27,6 +27,7 @@ from passes import PIPELINES, optimize
 from runtime.backend_graph import alone, packing
 from runtime.backend_options import BackendOptions
 from runtime.backend_records import GraphRecord, warn_once
+from runtime.cache_graphs import cached
 from runtime.executables import bound_constants, load_module
 
 __all__ = ["TrainingGraph", "compile_training"]
@@ -147,7 +148,11 @@ def _optimize(captured: Graph, options: BackendOptions) -> Graph:
     passes = options.passes
     if passes is None:
         passes = tuple(name for name in PIPELINES[options.level] if name not in LEFT_OUT)
-    return optimize(captured, options.level, options.disable, passes=passes)
+
+    def run_passes() -> Graph:
+        return optimize(captured, options.level, options.disable, passes=passes)
+
+    return cached(captured, options.level, options.disable, passes, run_passes)
 
 
 def _partition(budget: float | None, joint: fx.GraphModule, inputs: Any, **more: Any) -> Any:

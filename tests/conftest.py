@@ -27,3 +27,4 @@ def _same_start(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     np.random.seed(0)
     torch.manual_seed(0)
     monkeypatch.setenv("CAPTURE_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("CAPTURE_CACHE", "0")  # tests of passes want to see them run
