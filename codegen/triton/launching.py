@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from capture.errors import UnsupportedOpError
 from capture.ir import Range
-from capture.ir.dims import evaluate, free_names, is_symbolic
+from capture.ir.dims import canonical, evaluate, format_dim, free_names, is_symbolic
 from capture.ir.types import CHANNELS_LAST, STRIDED
 from codegen.triton.space import Operand, Space
 
@@ -168,6 +168,11 @@ class Tensors:
                 text = f"{text}.contiguous(memory_format=torch.channels_last)"
             made.append(f"spaced({text})" if o.is_strided else text)
         return spread(f"{head}(", [*made, ""] if len(made) == 1 else made, ")", indent)
+
+    def moved(self) -> str:
+        """What the kernel reads and writes at least, as captured."""
+        count = sum((o.type.nbytes for o in (*self.inputs, *self.results)), 0)
+        return f"Moves {format_dim(canonical(count))} bytes at least as captured."
 
     def work_function(self, flops: int) -> str:
         """`work`: what the tensors hold, and `flops` operations an element of the space."""

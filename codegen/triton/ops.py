@@ -8,6 +8,7 @@ operator, as eager does. All others are held in their own dtype.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -101,6 +102,16 @@ def add_helper(helpers: dict[str, str], name: str, source: str | None = None) ->
     for needed in NEEDS.get(name, ()):
         add_helper(helpers, needed)
     helpers[name] = (source or HELPERS[name]).strip("\n")
+
+
+def used_helpers(helpers: dict[str, str], kernels: str) -> list[str]:
+    """The device functions that the kernels call, directly or through others, in their order."""
+    text, kept = kernels, []
+    for name, source in reversed(helpers.items()):
+        if re.search(rf"\b{name}\b", text):
+            kept.insert(0, source)
+            text += source
+    return kept
 
 
 def number(x: Any, dtype: torch.dtype) -> str:
@@ -277,4 +288,7 @@ for _table, _make in (
     for _name, _form in _table.items():
         lowers(_name)(_make(_form))
 
-__all__ = ["HALVES", "TYPES", "Body", "Expression", "Term", "add_helper", "check_dtypes", "held", "number"]
+__all__ = [
+    "HALVES", "TYPES", "Body", "Expression", "Term", "add_helper", "check_dtypes", "held", "number",
+    "used_helpers",
+]  # fmt: skip

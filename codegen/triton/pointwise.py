@@ -39,7 +39,7 @@ def pointwise_file(node: Node, dims: Mapping[str, Range]) -> KernelFile:
     return KernelFile(
         kind="pointwise",
         title=f"{piece.ops} on {described(tensors)}.",
-        notes=f"Each tensor is read or written once. A program works on {BLOCK} elements of the result.",
+        notes=f"{tensors.moved()}\nA program works on {BLOCK} elements of the result.",
         kernels=kernel.text(),
         launch=kernel.launch(),
         reference=piece.reference(),

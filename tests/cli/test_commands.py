@@ -63,7 +63,7 @@ def test_export_onnx(cli, folder: Path) -> None:
 def test_export_needs_a_file_that_can_be_written(cli, folder: Path) -> None:
     done = cli("export", MODEL)
     assert done.code == 2
-    assert "--onnx [FILE] or --python [FILE]" in done.err
+    assert "--onnx [FILE], --python [FILE] or --triton [DIR]" in done.err
     unknown = cli("export", MODEL, "-o", "net.txt").err
     assert "-o net.txt does not say what to write" in unknown
     assert "-o FILE.onnx or FILE.py" in unknown
@@ -184,7 +184,7 @@ def test_doctor_says_what_is_missing_and_how_to_install_it(cli, monkeypatch: pyt
 def test_help_names_every_command(cli) -> None:
     done = cli("--help")
     assert done.code == 0
-    for name in ("run", "explain", "export", "viz", "bench", "doctor"):
+    for name in ("run", "explain", "export", "viz", "bench", "cache", "doctor"):
         assert f"\n  {name} " in done.out
     assert cli().out == done.out
     assert "--optimize" in cli("run", "--help").out
