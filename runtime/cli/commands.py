@@ -84,6 +84,15 @@ COMMANDS = {
         """,
         (options.MODEL, options.OPTIMIZE, options.TIMING, options.BENCH),
     ),
+    "cache": Spec(
+        "what the cache on disk holds, or empty it",
+        """Say what the cache on disk holds, or empty it: the optimised graphs, and the Triton kernels.
+
+        CAPTURE_CACHE_DIR says where it is, CAPTURE_CACHE_SIZE how many bytes of graphs are kept, and
+        CAPTURE_CACHE=0 switches it off.
+        """,
+        (options.CACHE,),
+    ),
     "doctor": Spec(
         "versions, devices, and what is missing",
         "Versions, devices, and what is missing and how to install it. Exit status 1 where something is.",

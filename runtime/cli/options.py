@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 __all__ = [
-    "BENCH", "COMPILE", "EMIT", "EMITTABLE", "ENGINES", "EXPORT", "MODEL", "OPTIMIZE", "OPTIONAL_MODEL",
-    "OUTPUT", "PARITY", "SPEECH", "TIMING", "VIZ",
+    "BENCH", "CACHE", "COMPILE", "EMIT", "EMITTABLE", "ENGINES", "EXPORT", "MODEL", "OPTIMIZE",
+    "OPTIONAL_MODEL", "OUTPUT", "PARITY", "SPEECH", "TIMING", "VIZ",
 ]  # fmt: skip
 
 BACKENDS = ("auto", "aten", "triton", "onnx", "eager")
@@ -206,6 +206,9 @@ VIZ: tuple[Decorator, ...] = (
         metavar="FILE|DIR",
         help="where to draw it; the same as --svg FILE  [default: capture-out/<model>]",
     ),
+)
+CACHE: tuple[Decorator, ...] = (
+    click.argument("action", metavar="status|clear", type=click.Choice(["status", "clear"])),
 )
 BENCH: tuple[Decorator, ...] = (
     _option(

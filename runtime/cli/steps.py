@@ -169,6 +169,7 @@ def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, 
         dynamic_shapes=dynamic_shapes(options),
         frontend=options.frontend,
         threads=options.threads,
+        cache=False,  # whoever asks for an account of the passes is to see them at work
         title=title_of(loaded, options.model),
         progress=lambda phase: terminal.say(PHASE.sub(lambda m: DOING[m[0]], phase)),
     )
