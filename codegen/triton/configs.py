@@ -92,6 +92,7 @@ def matmul_configs(
     *,
     exact: bool = False,
     aligned: bool = True,
+    gathered: bool = False,
     device: str = "sm_90",
     limit: int = 5,
 ) -> list[TileConfig]:
@@ -101,6 +102,7 @@ def matmul_configs(
         itemsize: bytes of an operand's element.
         exact: float32 without tensor cores.
         aligned: rows start at multiples of 16 bytes, so that loads are wide.
+        gathered: every element of a has an address of its own, computed for each step.
 
     Raises:
         UsageError: an unknown device.
@@ -112,7 +114,9 @@ def matmul_configs(
         config
         for config in _candidates(m, n, k, itemsize, exact)
         if config.shared_bytes(itemsize) <= min(known.shared, DEVICES["sm_80"].shared)
-        and config.registers(itemsize, aligned) <= _REGISTERS
+        and config.registers(itemsize, aligned)
+        + 4 * gathered * config.block_m * config.block_k / (32 * config.num_warps)
+        <= _REGISTERS
     ]
     ranked = sorted(fitting, key=lambda c: (_cost(c, batch, m, n, k, itemsize, exact, known), str(c)))
     return ranked[:limit]
@@ -177,10 +181,10 @@ def attention_configs(
     amd = device.startswith("gfx")
     padded = 1 << (head - 1).bit_length()
     wide = padded >= 128 and itemsize > 2  # exact products take registers along the head, too
-    stages = 1 if amd or wide else 2
+    stages = 1 if amd else 2
     most = (
-        36 if itemsize > 2 else 80 if masked or amd else 96
-    )  # sums in registers that leave room for the rest
+        18 if wide else 36 if itemsize > 2 else 80 if masked or amd else 96
+    )  # sums that leave room for more
     found = []
     for block_m, block_n in ((128, 64), (64, 64), (64, 32), (32, 32), (16, 32), (16, 16)):
         if (block_m > 16 and block_m >= 2 * queries) or (amd and block_m > 64):

@@ -1,6 +1,7 @@
 """Flash attention, forward: scores never leave the chip.
 
-The online softmax of Milakov and Gimelshein (2018) over blocks of keys, as in Dao et al., FlashAttention (2022).
+The online softmax of Milakov and Gimelshein (2018) over blocks of keys, as in Dao et al., FlashAttention
+(2022).
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class Attention:
 
 
 _NOTES = """\
-One program holds a block of queries of one head and goes over the keys, block by block, with the largest score
-and the total so far; scores stay in registers. Blocks that need no mask have a loop of their own."""
+One program holds a block of queries of one head and goes over the keys, block by block, with the largest
+score and the total so far; scores stay in registers. Blocks that need no mask have a loop of their own."""
 
 
 def attention_file(node: Node, dims: Mapping[str, Range]) -> KernelFile | None:

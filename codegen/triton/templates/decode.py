@@ -1,7 +1,7 @@
 """Flash decoding: one query a sequence against a cache of keys and values, plain or paged.
 
-The keys are split over programs and the parts joined (Flash-Decoding, Dao et al. 2023); a block table says where
-the pages lie (PagedAttention, Kwon et al. 2023).
+The keys are split over programs and the parts joined (Flash-Decoding, Dao et al. 2023); a block table says
+where the pages lie (PagedAttention, Kwon et al. 2023).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Decode:
 
     Attributes:
         sizes: captured (batch, heads, key heads, keys at most, head size).
-        paged: k and v are [pages, key heads, page size, head size], and `blocks` names the pages of a sequence.
+        paged: k and v are [pages, key heads, page size, head size]; `blocks` names the pages of a sequence.
         scale: text; the square root of the head size by default.
     """
 
@@ -54,8 +54,8 @@ class Decode:
 
 
 _NOTES = """\
-Keys and values are read once: a program takes a part of the keys for all query heads that share them, as rows of
-one small product; a second kernel joins the parts. Any page size goes; the tail of a cache is never read."""
+Keys and values are read once: a program takes a part of the keys for all query heads that share them, as rows
+of one small product; a second kernel joins the parts. The tail of a cache is never read."""
 
 
 __all__ = ["Decode"]

@@ -10,6 +10,7 @@ from capture.errors import UnsupportedOpError
 from capture.ir import Node, Range
 from codegen.triton.file import KernelFile
 from codegen.triton.templates.attention import attention_file
+from codegen.triton.templates.conv import CONVOLUTION, conv_file
 from codegen.triton.templates.products import PRODUCTS, product_file
 
 
@@ -25,6 +26,8 @@ def template_for(node: Node, dims: Mapping[str, Range] | None = None) -> KernelF
     try:
         if len(nodes) == 1 and node.op is torch.ops.aten.scaled_dot_product_attention.default:
             return attention_file(node, dims or {})
+        if nodes[0].op is CONVOLUTION:
+            return conv_file(node, dims or {})
         if any(n.op in PRODUCTS for n in nodes):
             return product_file(node, dims or {})
     except UnsupportedOpError:

@@ -13,6 +13,7 @@ from codegen.triton.templates import template_for
 from codegen.triton.templates.attention import Attention
 from codegen.triton.templates.decode import Decode
 from codegen.triton.templates.matmul import Extra, Matmul
+from codegen.triton.templates.weight_only import WeightOnly
 from tests.handmade import parse
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -87,7 +88,13 @@ DECODE: dict[str, Decode] = {
     "decode paged": Decode(BF16, (4, 32, 8, 1024, 128), paged=True),
     "decode paged fp32": Decode(FP32, (2, 4, 4, 256, 80), paged=True, scale="0.2"),
 }
-FILES |= {name: spec.file for name, spec in (ATTENTION | DECODE).items()}
+WEIGHT_ONLY: dict[str, WeightOnly] = {
+    "linear w8": WeightOnly(BF16, (4,), 1024, 1024, bits=8),
+    "linear w8 zeros": WeightOnly(FP32, (65,), 256, 256, bits=8, group=64, zeros=True, bias=True),
+    "linear w4": WeightOnly(FP16, (2, 64), 1024, 1024, bits=4, bias=True),
+    "linear w4 zeros": WeightOnly(BF16, (1,), 512, 512, bits=4, group=32, zeros=True),
+}
+FILES |= {name: spec.file for name, spec in (ATTENTION | DECODE | WEIGHT_ONLY).items()}
 
 
 def lone(text: str) -> Node:
@@ -144,6 +151,37 @@ GRAPHS = {
     "matmul of heads": """
         graph(%x: f32[2, 3, 65, 32], %y: f32[2, 3, 32, 65])
           %0: f32[2, 3, 65, 65] = aten.matmul(%x, %y)
+          return %0
+    """,
+    "conv": """
+        graph(%x: bf16[2, 24, 14, 14], %w: bf16[40, 24, 3, 3], %b: bf16[40], %r: bf16[2, 40, 7, 7])
+          %0: bf16[2, 40, 7, 7] = fusion.conv(%x, %w, %b, %r) {
+            ^(%x: bf16[2, 24, 14, 14], %w: bf16[40, 24, 3, 3], %b: bf16[40], %r: bf16[2, 40, 7, 7])
+            %0: bf16[2, 40, 7, 7] = aten.conv2d(%x, %w, %b, [2, 2], [1, 1])
+            %1: bf16[2, 40, 7, 7] = aten.relu(%0)
+            %2: bf16[2, 40, 7, 7] = aten.add.Tensor(%1, %r)
+            return %2
+          }
+          return %0
+    """,
+    "conv in groups, dilated": """
+        graph(%x: f32[2, 12, 15, 13], %w: f32[8, 3, 3, 2])
+          %0: f32[2, 8, 15, 14] = aten.conv2d(%x, %w, None, [1, 1], [2, 2], [2, 3], 4)
+          return %0
+    """,
+    "conv of each channel": """
+        graph(%x: f32[2, 16, 15, 15], %w: f32[16, 1, 5, 5], %b: f32[16])
+          %0: f32[2, 16, 15, 15] = aten.conv2d(%x, %w, %b, [1, 1], [2, 2], [1, 1], 16)
+          return %0
+    """,
+    "conv 1x1": """
+        graph(%x: f16[2, 64, 14, 14], %w: f16[128, 64, 1, 1])
+          %0: f16[2, 128, 14, 14] = aten.conv2d(%x, %w)
+          return %0
+    """,
+    "conv of an image": """
+        graph(%x: bf16[1, 3, 64, 64], %w: bf16[64, 3, 7, 7])
+          %0: bf16[1, 64, 32, 32] = aten.conv2d(%x, %w, None, [2, 2], [3, 3])
           return %0
     """,
     "sdpa": """
