@@ -82,10 +82,14 @@ class RowText(RowKernel):
             return []
         needed = {name for s in reductions for name in s.reads} | {self.name(t) for t in written}
         body: list[str] = []
+        scans: list[Step] = []
         for step in reversed([s for s in self.steps.steps if s.wide and s.reduction is None]):
             if step.names[0] in needed:
                 needed |= step.reads
                 body.insert(0, _line(step))
+                if step.carry is not None:
+                    scans.append(step)
+                    body[0] = f"{step.names[0]} = {step.carry[0]} + {step.text}"
         inner = [
             "column = first + tl.arange(0, COLUMNS)[None, :]",
             f"inside = column < {COUNT if 'end' not in span else 'end'}",
@@ -98,6 +102,11 @@ class RowText(RowKernel):
             *body,
         ]
         lines = []
+        for step in scans:
+            assert step.carry is not None
+            name, kind, element = step.carry
+            lines.append(f"{name} = tl.full((ROWS, 1), 0, {kind})")
+            inner.append(f"{name} += tl.sum({element}, 1, keep_dims=True)")
         for step in reductions:
             r = step.reduction
             assert r is not None

@@ -26,8 +26,9 @@ PARTS = 1024  # programs that share the rows where these are few
 
 
 def rows_alone(node: Node) -> Rows | None:
-    """The rows of a reduction; those of argmax too, which no region takes in."""
-    if node.is_op(aten.argmax.default, aten.argmin.default) and isinstance(node.operands[0], Value):
+    """The rows of a reduction; those of argmax and cumsum too, which no region takes in."""
+    alone = (aten.argmax.default, aten.argmin.default, aten.cumsum.default)
+    if node.is_op(*alone) and isinstance(node.operands[0], Value):
         shape = node.operands[0].tensor_type.shape
         axis = node.arg("dim")
         axes = range(len(shape)) if axis is None else [axis % len(shape)]

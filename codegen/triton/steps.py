@@ -48,13 +48,17 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Step:
-    """``names = text``; `reads` are the names in it, `wide` tells whether it varies along a row."""
+    """``names = text``; `reads` are the names in it, `wide` tells whether it varies along a row.
+
+    A scan also has a `carry`: its name, its Triton type and the element that is summed up before a chunk.
+    """
 
     names: tuple[str, ...]
     text: str
     wide: bool
     comment: str = ""
     reduction: Reduction | None = None
+    carry: tuple[str, str, str] | None = None
 
     @property
     def reads(self) -> set[str]:
@@ -300,6 +304,15 @@ def join_best_{which}(best1, at1, best2, at2):
     return f"{at}.to(tl.int64)"
 
 
+def running_sum(steps: Steps, node: Node, k: Expression, x: Term) -> str:
+    element = steps.element(node, k, x)
+    inside = steps.define(_name(steps, node, "inside"), f"tl.where(inside, {element}, 0)")
+    scanned, carry = _name(steps, node, "scan"), (_name(steps, node, "carry"), TYPES[held(k.dtype)], inside)
+    steps.steps.append(Step((scanned,), f"tl.cumsum({inside}, 1)", True, "", None, carry))
+    steps.wide.add(scanned)
+    return scanned
+
+
 REDUCTIONS: dict[str, Callable[[Steps, Node, Expression, Term], str]] = {
     **dict.fromkeys(["sum", "sum.dim_IntList"], total),
     **dict.fromkeys(["mean", "mean.dim"], mean),
@@ -310,6 +323,7 @@ REDUCTIONS: dict[str, Callable[[Steps, Node, Expression, Term], str]] = {
     **dict.fromkeys(["log_softmax.int", "_log_softmax"], log_softmax),
     **dict.fromkeys(["var.dim", "var.correction", "std.dim", "std.correction"], variance),
     **dict.fromkeys(["argmax", "argmin"], position),
+    "cumsum": running_sum,
     "logsumexp": logsumexp,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,

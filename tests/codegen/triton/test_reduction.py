@@ -43,6 +43,7 @@ def every_operator(*shape: int, dtype: torch.dtype = F32) -> Iterator[Node]:
     yield lone(aten.argmax.default, x, -1)
     yield lone(aten.argmin.default, x, 0)
     yield lone(aten.argmax.default, x)
+    yield lone(aten.cumsum.default, x, -1)
     yield lone(aten.layer_norm.default, x, [shape[-1]], last, last, 1e-5)
     yield lone(aten.layer_norm.default, x, [shape[-1]])
     yield lone(aten.rms_norm.default, x, [shape[-1]], last)
@@ -66,6 +67,7 @@ def test_long_rows_agree_in_chunks_and_in_parts(tmp_path: Path) -> None:
         files.append(reduction_file(lone(aten.var.correction, x, [axis], correction=1), {}))
         files.append(reduction_file(lone(aten.softmax.int, x, axis), {}))
         files.append(reduction_file(lone(aten.argmax.default, x, axis), {}))
+        files.append(reduction_file(lone(aten.cumsum.default, x, axis), {}))
     assert failures(files, tmp_path) == []
 
 
@@ -82,6 +84,7 @@ def whole_numbers() -> Iterator[Node]:
     for dtype in (torch.int64, torch.int32, torch.uint8, torch.bool):
         yield lone(aten.sum.dim_IntList, tensor(dtype, 5, 7), [-1])
         yield lone(aten.any.dim, tensor(dtype, 5, 7), -1)
+        yield lone(aten.cumsum.default, tensor(dtype, 5, 7), 0)
         if dtype is not torch.bool:
             yield lone(aten.amax.default, tensor(dtype, 5, 7), [0])
             yield lone(aten.amin.default, tensor(dtype, 5, 7), [-1])
