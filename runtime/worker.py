@@ -1,6 +1,7 @@
 """One engine in a process of its own: loads a model, answers with times. Started by runtime/processes.py.
 
-The argument is a JSON object: ``engine`` (eager, aten, onnx, inductor, or torch.compile: our backend of it),
+The argument is a JSON object: ``engine`` (eager, aten, onnx, inductor, torch.compile: our backend of it, or
+``module:function``, which is given model and object, and returns the call and what is to be told of it),
 ``model`` and whatever else `capture.loading.load` takes, ``level``, ``disable``, ``passes``, ``rules``,
 ``frontend``, ``dynamic``, ``seed``, ``threads``, ``warmup``. Each line on stdin, ``{"calls": n}``, is
 answered by ``{"samples": [ms, ...], "waited": share}`` (see runtime/cores.py).
@@ -8,6 +9,7 @@ answered by ``{"samples": [ms, ...], "waited": share}`` (see runtime/cores.py).
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -71,6 +73,10 @@ def prepare(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         allow_pickle=spec.get("allow_pickle", False),
     )
     start = time.perf_counter()
+    if ":" in spec["engine"]:
+        module, _, name = spec["engine"].partition(":")
+        call, described = getattr(importlib.import_module(module), name)(loaded, spec)
+        return call, {"seconds_to_start": time.perf_counter() - start, **described}
     if spec["engine"] == "eager":
         engine = runnable(loaded.module)
     elif spec["engine"] == "inductor":
@@ -93,7 +99,7 @@ def prepare(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         )
     with torch.no_grad(), undone(engine):  # or a cache would hold already what both sides write to it
         engine(*loaded.args, **loaded.kwargs)
-        described: dict[str, Any] = {"seconds_to_start": time.perf_counter() - start}
+        described = {"seconds_to_start": time.perf_counter() - start}
     if spec["engine"] != "eager":
         parity = compare(loaded.module, engine, loaded.args, loaded.kwargs)
         described |= {"ok": parity.ok, "error_vs_fp64": parity.error_vs_fp64, "reason": parity.reason}

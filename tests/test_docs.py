@@ -20,6 +20,7 @@ PAGES = [
     "docs/ir.md",
     "docs/pictures.md",
     "docs/pruning.md",
+    "docs/quantisation.md",
     "docs/torch-compile.md",
 ]
 

@@ -14,6 +14,7 @@ from capture.errors import CaptureError
 from passes import PIPELINES, quantize
 from passes.quantize import pipeline
 from runtime.quantized import noise, quantized_graph
+from runtime.worker import prepare
 
 
 @pytest.fixture
@@ -97,3 +98,12 @@ def test_what_cannot_be_saved_says_so(model, samples, tmp_path: Path) -> None:
     f = runtime.compile(graph, samples[0], backend="aten")
     f.save(tmp_path / "g")
     assert torch.equal(runtime.load(tmp_path / "g")(*samples[0]), f(*samples[0]))
+
+
+@pytest.mark.parametrize("engine", ["ours", "onnx_runtime"])
+def test_engines_of_the_benchmark(engine: str) -> None:
+    spec = {"engine": f"benchmarks.quantize:{engine}", "model": "models.mlp:small", "threads": 1}
+    call, told = prepare(spec)
+    call()
+    assert 0 < told["relative_l2"] < 0.1
+    assert told["seconds_to_start"] > 0
