@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch._dynamo.source import is_from_unspecialized_param_buffer_source
 
 from capture.frontends.source import clean_path
-from capture.ir import Graph
+from capture.ir import Graph, TensorType
 from capture.ir.types import type_of
 
 __all__ = ["FrozenWeights", "Weight", "Weights", "freeze", "weights_among"]
@@ -28,10 +28,10 @@ _value, _version = attrgetter("value"), attrgetter("_version")
 
 
 class Weight(NamedTuple):
-    """A parameter or buffer, and its path in the module."""
+    """A parameter or buffer: its path in the module, and its type. Which tensor it is may change."""
 
     path: str
-    tensor: torch.Tensor
+    type: TensorType
 
 
 Weights = Mapping[int, Weight]  # by the position of the input
@@ -55,7 +55,7 @@ def weights_among(placeholders: Sequence[fx.Node]) -> Weights:
         is_buffer = not is_parameter and is_from_unspecialized_param_buffer_source(source)
         is_buffer |= not is_parameter and "._buffers[" in _name(source)
         if held_by_module and (is_parameter or (is_buffer and tensor.device.type == "cpu")):
-            found[position] = Weight(_path(_name(source)) or node.name, tensor)
+            found[position] = Weight(_path(_name(source)) or node.name, type_of(tensor))
     return found
 
 
@@ -73,7 +73,7 @@ def freeze(graph: Graph, weights: Weights) -> tuple[Graph, list[int], list[int]]
         if weight is None or value in frozen.writebacks:
             left.append(position)
         elif value.num_uses:
-            constant = frozen.add_constant(weight.path, type_of(weight.tensor))
+            constant = frozen.add_constant(weight.path, weight.type)
             frozen.replace_uses(value, constant)
             taken.append(position)
     frozen.inputs[:] = [inputs[position] for position in left]
