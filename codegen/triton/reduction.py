@@ -11,10 +11,14 @@ rows, whose states a second kernel joins. `launch` takes the first that fits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from capture.ir import Node, Range
+import torch
+
+from capture.ir import Graph, Node, Range, Value
 from codegen.triton.file import NAME, KernelFile
 from codegen.triton.launching import spread
+from codegen.triton.ops import TYPES
 from codegen.triton.piece import Piece
 from codegen.triton.pointwise import described, signature
 from codegen.triton.row_text import RowText
@@ -29,10 +33,15 @@ def reduction_file(node: Node, dims: Mapping[str, Range]) -> KernelFile:
     Raises:
         UnsupportedOpError: an operator, dtype or layout has no Triton form; names it.
     """
+    if node.is_op(torch.ops.aten.cross_entropy_loss.default) and node.arg("reduction") != 0:
+        return mean_loss_file(node, dims)
     piece = Piece.of(node)
     rows = _rows(piece)
     kernel = _Kernel(piece, rows, dims)
     t = kernel.tensors
+    for each in piece.nodes:
+        if each.is_op(torch.ops.aten.cross_entropy_loss.default):
+            t.below[piece.names[each.operands[1]]] = t.size(rows.axes[0])
     return KernelFile(
         kind=_kind(piece),
         title=f"{piece.ops} on {described(t)}, along {_axes(rows)} of {len(rows.shape)}.",
@@ -43,6 +52,55 @@ def reduction_file(node: Node, dims: Mapping[str, Range]) -> KernelFile:
         examples=t.example_function(without_empty=rows.axes, long_axis=kernel.long_axis()),
         captured=t.captured_function(),
         work=t.work_function(len(piece.nodes)),
+        stands_for=(piece.stands_for(),),
+    )
+
+
+_MEAN = """@triton.jit
+def KERNEL_mean(loss_ptr, target_ptr, out_ptr, n, MEAN: tl.constexpr, BLOCK: tl.constexpr):
+    total = tl.zeros((BLOCK,), LOSS_TYPE)
+    count = tl.zeros((BLOCK,), tl.int32)
+    for first in range(0, n, BLOCK):
+        index = first + tl.arange(0, BLOCK)
+        total += tl.load(loss_ptr + index, index < n, other=0.0)
+        count += tl.load(target_ptr + index, index < n, other=IGNORED) != IGNORED
+    loss = tl.sum(total, 0)
+    tl.store(out_ptr, loss / tl.sum(count, 0) if MEAN else loss)"""
+_LAUNCH_MEAN = '''def launch(x, target, *, out=None):
+    """The loss of each row, then their mean or sum, in a second kernel of one program."""
+    loss = launch_rows(x, target)
+    if out is None:
+        out = torch.empty((), dtype=RESULT_TYPE, device=x.device)
+    KERNEL_mean[(1,)](loss, target.contiguous(), out, loss.numel(), MEAN=IS_MEAN, BLOCK=1024)
+    return out'''
+
+
+def mean_loss_file(node: Node, dims: Mapping[str, Range]) -> KernelFile:
+    """Cross-entropy over class indices, as one number: the mean of all rows' losses, or their sum.
+
+    Raises:
+        UnsupportedOpError: weights, label smoothing or probabilities.
+    """
+    piece, graph = Piece.of(node), Graph()
+    x, target = (graph.add_input("x", v.type) for v in node.operands[:2] if isinstance(v, Value))
+    if len(piece.inputs) != 2 or node.arg("label_smoothing"):
+        raise piece.unsupported("with weights or label smoothing")
+    ignored = node.arg("ignore_index")
+    alone = graph.add_node(node.op, [x, target, None, 0, ignored])
+    dtype = torch.float64 if x.tensor_type.dtype == torch.float64 else torch.float32
+    graph.set_result_type(alone.result, alone.result.tensor_type.with_(dtype=dtype))
+    graph.set_results(alone.results)
+    rows = reduction_file(alone, dims)
+    kind = TYPES[dtype]
+    mean = _MEAN.replace("LOSS_TYPE", kind).replace("IGNORED", str(ignored))
+    launch = _LAUNCH_MEAN.replace("RESULT_TYPE", str(node.result.tensor_type.dtype))
+    launch = launch.replace("IS_MEAN", str(node.arg("reduction") == 1))
+    return replace(
+        rows,
+        title=rows.title.replace("along", "mean or sum of losses along"),
+        kernels=f"{rows.kernels}\n\n\n{mean}",
+        launch=f"{rows.launch.replace('def launch(', 'def launch_rows(')}\n\n\n{launch}",
+        reference=piece.reference(),
         stands_for=(piece.stands_for(),),
     )
 

@@ -33,6 +33,9 @@ def rows_alone(node: Node) -> Rows | None:
         axis = node.arg("dim")
         axes = range(len(shape)) if axis is None else [axis % len(shape)]
         return Rows(shape, tuple(axes)) if shape else None
+    if node.is_op(aten.cross_entropy_loss.default):
+        shape = node.operands[0].tensor_type.shape
+        return Rows(shape, (1,)) if len(shape) > 1 else None
     return rows_of(node)
 
 
@@ -96,7 +99,11 @@ class RowKernel:
         shape = self.rows.dropped
         readers = [n for n in plain if n.results[0].tensor_type.shape == shape != self.rows.kept]
         found = {v for n in readers for v in n.operand_values}
-        others = {v for n in self.piece.nodes if n not in readers for v in n.operand_values}
+        targets = {n.operands[1] for n in self.piece.nodes if n.is_op(aten.cross_entropy_loss.default)}
+        others = {
+            v for n in self.piece.nodes if n not in readers for v in n.operand_values if v not in targets
+        }
+        found |= targets
         if found & others & set(self.piece.inputs):
             raise self.piece.unsupported("one of its inputs is read in rows and beside them")
         return found

@@ -313,6 +313,19 @@ def running_sum(steps: Steps, node: Node, k: Expression, x: Term) -> str:
     return scanned
 
 
+def cross_entropy(steps: Steps, node: Node, k: Expression, x: Term) -> str:
+    """The loss of each row: log(sum(exp(x))) - x[target], or 0 where the target is to be ignored."""
+    target = steps.body.terms[node.operands[1]]
+    plain = node.arg("weight") is None and node.arg("label_smoothing") == 0.0 and node.arg("reduction") == 0
+    if not plain or target.dtype != torch.int64 or target.rank != x.rank - 1:
+        raise k.unsupported("with weights, smoothing, probabilities, or a sum inside a region")
+    element, top, total_ = _exp_sums(steps, node, k, x)
+    hit = steps.define(_name(steps, node, "hit"), f"tl.where(column == {target}, {element}, 0.0)")
+    picked = _total(steps, _name(steps, node, "picked"), hit, k.dtype)
+    whole = steps.define(_name(steps, node, "whole"), f"tl.log({total_}) + ({top} - {top}) + {top}")
+    return f"tl.where({target} == {node.arg('ignore_index')}, 0.0, {whole} - {picked})"
+
+
 REDUCTIONS: dict[str, Callable[[Steps, Node, Expression, Term], str]] = {
     **dict.fromkeys(["sum", "sum.dim_IntList"], total),
     **dict.fromkeys(["mean", "mean.dim"], mean),
@@ -324,6 +337,7 @@ REDUCTIONS: dict[str, Callable[[Steps, Node, Expression, Term], str]] = {
     **dict.fromkeys(["var.dim", "var.correction", "std.dim", "std.correction"], variance),
     **dict.fromkeys(["argmax", "argmin"], position),
     "cumsum": running_sum,
+    "cross_entropy_loss": cross_entropy,
     "logsumexp": logsumexp,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,

@@ -101,7 +101,17 @@ def several_axes() -> Iterator[Node]:
     yield lone(aten.layer_norm.default, x, [5, 7], tensor(F32, 5, 7), None)
 
 
-@pytest.mark.parametrize("nodes", [whole_numbers, several_axes])
+def losses() -> Iterator[Node]:
+    """Cross-entropy by its reduction, with an ignored class, over long rows, with axes after the classes."""
+    op, rows = aten.cross_entropy_loss.default, tensor(torch.int64, 5)
+    for reduction in (0, 1, 2):
+        yield lone(op, tensor(F32, 5, 70), rows, None, reduction, 1)
+    yield lone(op, tensor(F32, 5, 9000), rows)
+    yield lone(op, tensor(BF16, 2, 7, 5), tensor(torch.int64, 2, 5))
+    yield lone(op, tensor(F64, 5, 7), rows)
+
+
+@pytest.mark.parametrize("nodes", [whole_numbers, several_axes, losses])
 def test_dtypes_and_axes_agree(nodes: Any, tmp_path: Path) -> None:
     assert failures([reduction_file(node, {}) for node in nodes()], tmp_path) == []
 
@@ -216,8 +226,11 @@ def test_softmax_is_read_twice_where_it_does_not_fit() -> None:
         lambda: lone(aten.linalg_vector_norm.default, tensor(F32, 5, 7), 3, [-1]),
         lambda: lone(aten.argmax.default, tensor(torch.int64, 5, 7), -1),
         lambda: lone(aten.median.default, tensor(F32, 5, 7)),
+        lambda: lone(
+            aten.cross_entropy_loss.default, tensor(F32, 5, 7), tensor(torch.int64, 5), None, 1, -100, 0.1
+        ),
     ],
-    ids=["axis of size 1", "groups", "order 3", "argmax of integers", "median"],
+    ids=["axis of size 1", "groups", "order 3", "argmax of integers", "median", "smoothing"],
 )
 def test_what_has_no_kernel_is_refused_by_name(node: Any) -> None:
     made = node()
