@@ -211,6 +211,7 @@ def compile(
     title: str = "",
     progress: Callable[[str], None] | None = None,
     cache: bool = True,
+    eager: Callable[..., Any] | None = None,
 ) -> Compiled:
     """Capture and compile a model for inference.
 
@@ -229,6 +230,8 @@ def compile(
         progress: called with the phase that begins.
         cache: take the optimised graph from the cache on disk, and keep it there (see docs/cache.md); not
             where `verify`, `check_rewrites` or `dump_dir` want to see the passes at work.
+        eager: where a graph is given, what it was captured from, on its flat inputs; by default eager is the
+            interpreter, which is slower.
 
     Raises:
         UsageError: unknown backend, level or pass.
@@ -266,7 +269,7 @@ def compile(
     say("compile")
 
     def build(name: str) -> Executable:
-        return make_executable(name, graph, captured, module, recipe)
+        return make_executable(name, graph, captured, module or eager, recipe)
 
     def wrap(executable: Executable) -> Compiled:
         return Compiled(captured, graph, executable, recipe, module)
@@ -290,7 +293,7 @@ def compile(
 
 
 def make_executable(
-    backend: str, graph: Graph, captured: Graph, module: torch.nn.Module | None, recipe: Recipe
+    backend: str, graph: Graph, captured: Graph, module: Callable[..., Any] | None, recipe: Recipe
 ) -> Executable:
     """What runs `graph` on a backend; eager runs the module, or the captured graph where there is none."""
     if backend == "aten":

@@ -105,7 +105,7 @@ def test_wrong_options() -> None:
     model, x = nn.Linear(3, 4), torch.randn(2, 3)
     with pytest.raises(UsageError, match="there is no backend 'cuda'") as caught:
         runtime.compile(model, (x,), backend="cuda")
-    assert caught.value.hint == "one of auto, aten, onnx, eager"
+    assert caught.value.hint == "one of auto, aten, triton, onnx, eager"
     with pytest.raises(UsageError, match="there is no optimisation level 9"):
         runtime.compile(model, (x,), level=9)
     with pytest.raises(UsageError, match="there is no pass named 'fusion'"):
