@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from runtime.persist import load
     from runtime.profile import profile
     from runtime.report import Report
+    from runtime.tune import tune
 
 __all__ = [
     "Compiled", "Explanation", "Report", "benchmark", "compare", "compile", "explain", "finetune", "load",
-    "measure", "profile",
+    "measure", "profile", "tune",
 ]  # fmt: skip
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "load": "runtime.persist",
     "measure": "runtime.measure",
     "profile": "runtime.profile",
+    "tune": "runtime.tune",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
