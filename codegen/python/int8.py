@@ -21,10 +21,19 @@ PRELUDE: dict[str, str] = {
     "pack_qlinear": "pack_qlinear = torch.ops.onednn.qlinear_prepack",
     "no_zero_points": "no_zero_points = torch.zeros_like",
     "decomposed": "import torch.ao.quantization.fx._decomposed  # defines torch.ops.quantized_decomposed",
+    "offset_of": """
+from functools import cache
+
+
+@cache
+def offset_of(zero_point):  # a float32 of 2**23 and more has no room for fractions: adding it rounds
+    return torch.tensor(2.0**23 + zero_point, dtype=torch.float32)
+""",
     "quantize": """
 
-def quantize(x, scale, zero_point):  # to uint8; the conversion cuts off, so that a half more rounds
-    return torch.mul(x, 1 / scale).add_(zero_point + 0.5).clamp_(0, 255).to(torch.uint8)
+def quantize(x, scale, zero_point):  # to uint8, which is then the last byte of the float
+    shifted = torch.add(offset_of(zero_point), x, alpha=1 / scale)
+    return shifted.clamp_(2.0**23, 2.0**23 + 255).view(torch.int32).to(torch.uint8)
 """,
     "dequantize": """
 
@@ -137,6 +146,7 @@ def qpool(out: Writer, node: Node) -> str:
 
 
 def quantize(out: Writer, node: Node) -> str:
+    out.uses("offset_of")
     return f"{out.uses('quantize')}({', '.join(out.text(v) for v in node.operands[:3])})"
 
 

@@ -107,6 +107,25 @@ def test_a_round_trip_over_a_move_is_a_move() -> None:
     assert len(kinds(run(parse(other), ["fuse-quantized", "eliminate-dead-code"]))) == 3
 
 
+@pytest.mark.parametrize("zero_point", [0, 3, 255])
+def test_lone_quantise_nodes_give_the_very_integers(zero_point: int) -> None:
+    graph = parse(f"""
+        graph(%x: f32[12, 6])
+          %0: u8[12, 6] = {Q}(%x, 0.37, {zero_point}, 0, 255, torch.uint8)
+          %1: f32[12, 6] = {D}(%0, 0.37, {zero_point}, 0, 255, torch.uint8)
+          return %0, %1
+        """)
+    x = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)) * 40
+    x[0] = torch.tensor([1e30, -1e30, float("inf"), float("-inf"), 0.0, -0.0])
+    f = runtime.compile(graph, [x], backend="aten")
+    assert "quantized_decomposed" not in f.source
+    for given in (x, x.t().contiguous().t(), x[:, ::2].repeat(1, 2)):
+        found, back = f(given)
+        wanted, wanted_back = graph.run(given)
+        assert torch.equal(found, wanted)
+        torch.testing.assert_close(back, wanted_back)
+
+
 class Activated(nn.Module):
     def __init__(self, layer: nn.Module, function: Any) -> None:
         super().__init__()
