@@ -149,7 +149,7 @@ class Tensors:
         return "\n".join([*lines, "    return found"])
 
     def captured_function(self) -> str:
-        env = {name: _within(self.dims.get(name, Range())) for name in free_names(self.space.shape)}
+        env = {name: typical(self.dims.get(name, Range())) for name in free_names(self.space.shape)}
         sizes = {axis: evaluate(size, env) for axis, size in enumerate(self.space.shape)}
         lines = ['def captured(device="cpu"):', '    """Random inputs of the sizes that were captured."""']
         axes = self.axes()
@@ -189,7 +189,8 @@ class Tensors:
         )
 
 
-def _within(range_: Range) -> int:
+def typical(range_: Range) -> int:
+    """The size that a file's captured inputs have where a size varies."""
     upper = range_.upper if range_.upper is not None else math.inf
     return int(max(range_.lower, min(_TYPICAL, upper)))
 
@@ -219,4 +220,4 @@ def tuple_of(items: Sequence[str]) -> str:
     return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
 
 
-__all__ = ["Tensors", "spread", "tuple_of"]
+__all__ = ["Tensors", "spread", "tuple_of", "typical"]

@@ -5,7 +5,8 @@
     %5 = fusion.linear(%4, @w2, @b2) {...}    ==>    %5 = ... via triton.linear(file="linear_77a0b3c4")
 
 A region around a product for which there is no template is taken apart: the product stays with PyTorch's
-library, and what follows it becomes a pointwise region of its own.
+library, and what follows it becomes a pointwise region of its own. So is one around a GroupNorm or a
+cross-entropy, which have kernels of their own.
 
 Does not fire on lone pointwise operators and lone products, for which PyTorch has kernels that are as fast,
 nor on what has no Triton form; the ledger tells what that was.
@@ -17,9 +18,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from capture.errors import UnsupportedOpError
 from capture.ir import Fusion, Graph, Impl, Node, Range, op_name
 from codegen.triton.file import KernelFile
+from codegen.triton.group_norm import group_norm_file
 from codegen.triton.pointwise import pointwise_file
 from codegen.triton.reduction import reduction_file
 from codegen.triton.steps import is_reduction
@@ -28,6 +32,8 @@ from passes.fusion import ANCHORS
 from passes.ledger import FUSED, KEPT, Fate, fates_of
 from passes.pipelines import PIPELINES
 from passes.regions import inline_region, make_region
+
+aten = torch.ops.aten
 
 PREFIX = "triton."  # of the names of kernels in recipes
 
@@ -41,21 +47,24 @@ class LowerTriton(Pass):
         stats: Counter[str] = Counter()
         fates: dict[int, Fate] = {}
         for node in list(graph.nodes):
-            if node.impl is not None or not (isinstance(node.op, Fusion) or is_reduction(node)):
+            if node.impl is not None or not (isinstance(node.op, Fusion) or _reduces(node)):
                 continue
             try:
                 self._lower(node, graph.dims, stats)
             except UnsupportedOpError as error:
                 fates |= fates_of(node, *_left(node, error))
-                tail = _tail(graph, node)
-                if tail is not None:
-                    self._lower(tail, graph.dims, stats)
+                for part in _parts(graph, node):
+                    self._lower(part, graph.dims, stats)
         return PassResult(bool(stats), dict(stats), fates)
 
     def _lower(self, node: Node, dims: Mapping[str, Range], stats: Counter[str]) -> None:
         kernel = f"{PREFIX}{node.op.kind if isinstance(node.op, Fusion) else 'reduction'}"
         node.set_impl(Impl(kernel, {"file": kernel_file(node, dims).name}))
         stats[kernel] += 1
+
+
+def _reduces(node: Node) -> bool:
+    return is_reduction(node) or node.is_op(aten.group_norm.default)
 
 
 def _left(node: Node, error: UnsupportedOpError) -> tuple[str, str]:
@@ -80,12 +89,35 @@ def kernel_file(node: Node, dims: Mapping[str, Range]) -> KernelFile:
         raise UnsupportedOpError(f"{op_name(node.op)} has no kernel here", why="it reads a tensor twice")
     if isinstance(node.op, Fusion) and node.op.kind == "pointwise":
         return pointwise_file(node, dims)
+    if node.is_op(aten.group_norm.default):
+        return group_norm_file(node, dims)
     if is_reduction(node) or (isinstance(node.op, Fusion) and node.op.kind == "reduction"):
         return reduction_file(node, dims)
     made = template_for(node, dims)
     if made is None:
         raise UnsupportedOpError(f"{op_name(node.op)} has no kernel here", why="no template takes it")
     return made
+
+
+def _parts(graph: Graph, node: Node) -> list[Node]:
+    """What of a region that has no kernel has one: then the region is taken apart."""
+    tail = _tail(graph, node)
+    if tail is not None:
+        return [tail]
+    inner = list(node.region.nodes) if node.region is not None and isinstance(node.op, Fusion) else []
+    found = [i for i, n in enumerate(inner) if _reduces(n) and _has_kernel(n, graph.dims)]
+    if not found:
+        return []
+    inlined = inline_region(graph, node)
+    return [inlined[i] for i in found]
+
+
+def _has_kernel(node: Node, dims: Mapping[str, Range]) -> bool:
+    try:
+        kernel_file(node, dims)
+    except UnsupportedOpError:
+        return False
+    return True
 
 
 def _tail(graph: Graph, node: Node) -> Node | None:
@@ -100,10 +132,9 @@ def _tail(graph: Graph, node: Node) -> Node | None:
         return None
     copy = graph.clone()
     twin = next(n for n, original in zip(copy.nodes, graph.nodes, strict=True) if original is node)
-    try:
-        made = make_region(copy, Fusion("pointwise"), inline_region(copy, twin)[at + 1 :])
-        kernel_file(made, graph.dims)
-    except UnsupportedOpError:
+    if not _has_kernel(
+        make_region(copy, Fusion("pointwise"), inline_region(copy, twin)[at + 1 :]), copy.dims
+    ):
         return None
     return make_region(graph, Fusion("pointwise"), inline_region(graph, node)[at + 1 :])
 

@@ -83,6 +83,21 @@ def test_a_convolution_keeps_its_library_and_what_follows_is_one_kernel() -> Non
     assert 'fusion.pointwise(%0, %r) via triton.pointwise(file="pointwise_#")' in text
 
 
+def test_a_group_norm_gets_a_kernel_of_its_own() -> None:
+    text = lowered("""
+        graph(%x: f32[2, 4, 8])
+          %0: f32[2, 4, 8] = fusion.reduction(%x) {
+            ^(%a: f32[2, 4, 8])
+            %b: f32[2, 4, 8] = aten.group_norm(%a, 2)
+            %c: f32[2, 4, 8] = aten.silu(%b)
+            return %c
+          }
+          return %0
+    """)
+    assert 'aten.group_norm(%x, 2) via triton.reduction(file="group_norm_#")' in text
+    assert "%1: f32[2, 4, 8] = aten.silu(%0)" in text
+
+
 def test_the_ledger_names_the_operator_without_a_kernel() -> None:
     class Model(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from capture.errors import UnsupportedOpError
 from capture.ir import Graph, Node, Range, TensorType, symbol
+from codegen.triton.lower import kernel_file
 from codegen.triton.reduction import reduction_file
 from tests.codegen.triton.builder import aten, fused, lone, tensor
 from tests.codegen.triton.harness import failures
@@ -109,6 +110,18 @@ def losses() -> Iterator[Node]:
     yield lone(op, tensor(F32, 5, 9000), rows)
     yield lone(op, tensor(BF16, 2, 7, 5), tensor(torch.int64, 2, 5))
     yield lone(op, tensor(F64, 5, 7), rows)
+
+
+def test_group_norms_agree(tmp_path: Path) -> None:
+    op, image = aten.group_norm.default, tensor(F32, 2, 8, 3, 5)
+    nodes = [
+        lone(op, image, 4, tensor(F32, 8), tensor(F32, 8)),
+        lone(op, image, 8, tensor(F32, 8)),
+        lone(op, image, 2),
+        lone(op, tensor(BF16, 2, 8), 2, tensor(BF16, 8), tensor(BF16, 8)),
+        lone(op, tensor(F32, 2, 8, 64, 64), 2, tensor(F32, 8), tensor(F32, 8)),
+    ]
+    assert failures([kernel_file(node, {}) for node in nodes], tmp_path) == []
 
 
 @pytest.mark.parametrize("nodes", [whole_numbers, several_axes, losses])
@@ -222,7 +235,7 @@ def test_softmax_is_read_twice_where_it_does_not_fit() -> None:
     "node",
     [
         lambda: lone(aten.sum.dim_IntList, tensor(F32, 5, 1), [-1]),
-        lambda: lone(aten.group_norm.default, tensor(F32, 2, 4, 3), 2),
+        lambda: lone(aten.group_norm.default, tensor(F32, 2, 4), 4),
         lambda: lone(aten.linalg_vector_norm.default, tensor(F32, 5, 7), 3, [-1]),
         lambda: lone(aten.argmax.default, tensor(torch.int64, 5, 7), -1),
         lambda: lone(aten.median.default, tensor(F32, 5, 7)),
@@ -230,9 +243,9 @@ def test_softmax_is_read_twice_where_it_does_not_fit() -> None:
             aten.cross_entropy_loss.default, tensor(F32, 5, 7), tensor(torch.int64, 5), None, 1, -100, 0.1
         ),
     ],
-    ids=["axis of size 1", "groups", "order 3", "argmax of integers", "median", "smoothing"],
+    ids=["axis of size 1", "groups of one element", "order 3", "argmax of integers", "median", "smoothing"],
 )
 def test_what_has_no_kernel_is_refused_by_name(node: Any) -> None:
     made = node()
     with pytest.raises(UnsupportedOpError, match=str(made.op).split(".")[1]):
-        reduction_file(made, {})
+        kernel_file(made, {})
