@@ -24,7 +24,7 @@ from runtime.processes import started
 MODELS = ("models.resnet", "models.bert")
 ENGINES = {
     "runtime.compile": {"engine": "aten"},
-    "backend capture": {"engine": "torch.compile"},
+    "backend capture": {"engine": "dynamo"},
     "backend inductor": {"engine": "inductor"},
 }
 COLD = ("backend capture", "backend inductor")

@@ -1,6 +1,6 @@
 """One engine in a process of its own: loads a model, answers with times. Started by runtime/processes.py.
 
-The argument is a JSON object: ``engine`` (eager, aten, onnx, inductor, torch.compile: our backend of it, or
+The argument is a JSON object: ``engine`` (eager, aten, onnx, inductor, dynamo: torch.compile with ours, or
 ``module:function``, which is given model and object, and returns the call and what is to be told of it),
 ``model`` and whatever else `capture.loading.load` takes, ``level``, ``disable``, ``passes``, ``rules``,
 ``frontend``, ``dynamic``, ``seed``, ``threads``, ``warmup``. Each line on stdin, ``{"calls": n}``, is
@@ -81,7 +81,7 @@ def prepare(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         engine = runnable(loaded.module)
     elif spec["engine"] == "inductor":
         engine = torch.compile(runnable(loaded.module))
-    elif spec["engine"] == "torch.compile":
+    elif spec["engine"] == "dynamo":
         settings = {name: spec[name] for name in ("level", "disable", "passes") if spec.get(name) is not None}
         engine = torch.compile(runnable(loaded.module), backend="capture", options=settings)
     else:

@@ -16,7 +16,7 @@ __all__ = [
 BACKENDS = ("auto", "aten", "triton", "onnx", "eager")
 FRONTENDS = ("auto", "export", "fx", "dispatch")
 EMITTABLE = ("python", "onnx", "svg", "html")
-ENGINES = ("aten", "onnx", "inductor", "eager")
+ENGINES = ("aten", "onnx", "dynamo", "inductor", "eager")
 Decorator = Callable[[Any], Any]
 
 
@@ -218,7 +218,7 @@ BENCH: tuple[Decorator, ...] = (
         default="aten,onnx",
         show_default=True,
         metavar="a,b",
-        help="what to time beside eager: aten, onnx, inductor (torch.compile, which needs a compiler)",
+        help="what to time beside eager: aten, onnx, dynamo (aten by torch.compile), inductor (g++ needed)",
     ),
     _count("--rounds", "rounds that these are spread over, in each repetition; up to 10 unless given"),
     _count("--repeats", "repetitions, each with fresh processes", default=2),
