@@ -23,10 +23,12 @@ class EngineTime:
     Attributes:
         ms: the median call, in milliseconds.
         modules: milliseconds of its ops, by the module paths that they stand for; empty where not profiled.
+        doubt: why the machine was too busy to tell; empty where it was not.
     """
 
     ms: float
     modules: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    doubt: str = ""
 
 
 Timer = Callable[[Mapping[str, Any], Sequence[Any]], Mapping[str, EngineTime]]
@@ -41,7 +43,9 @@ def measure_engines(engines: Mapping[str, Any], args: Sequence[Any]) -> dict[str
     """
     timing = benchmark(engines, args, seconds=SECONDS * len(engines))
     return {
-        name: EngineTime(timing.rows[name].median, _modules(f, args) if hasattr(f, "graph") else {})
+        name: EngineTime(
+            timing.rows[name].median, _modules(f, args) if hasattr(f, "graph") else {}, timing.doubt(name)
+        )
         for name, f in engines.items()
     }
 

@@ -257,6 +257,7 @@ class _Search:
             score_after=best.score,
             max_drop=self.max_drop,
             met=any(t.met for t in timed if t not in floats),
+            doubt=next((t.doubt for t in times.values() if t.doubt), ""),
         )
 
     def _compiled(self, name: str) -> Compiled:

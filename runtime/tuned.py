@@ -143,6 +143,7 @@ class TuneResult:
         score_name, proxy: what scores are, and whether they only stand in for a metric of the task.
         score_before, score_after: of the float model and of `compiled`.
         met: some candidate keeps the budget; False means that the float model was returned for want of one.
+        doubt: why the machine was too busy for the latencies to be a verdict; empty where it was not.
     """
 
     compiled: Compiled
@@ -155,6 +156,7 @@ class TuneResult:
     score_after: float
     max_drop: float
     met: bool
+    doubt: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.compiled(*args, **kwargs)
@@ -198,7 +200,8 @@ class TuneResult:
             "max_drop": self.max_drop,
             "met": self.met,
             "chosen": self.chosen.name,
-            "speedup": self.speedup,
+            "speedup": None if self.doubt else self.speedup,
+            "noisy_reason": self.doubt or None,
             "baseline": self.baseline.name,
             "trials": [trial.to_dict() for trial in self.trials],
             "front": [trial.name for trial in self.front],

@@ -4,6 +4,7 @@ viz.svg(graph, "graph.svg")          the graph: modules as frames, repeated bloc
 viz.memory(graph, "memory.svg")      the memory plan: a rectangle a buffer
 viz.diff(a, b, "diff.svg")           what passes made of `a`, op by op
 viz.report(report, "report.html")    everything on one page, in one file
+viz.tradeoff(search, "tune.svg")     what tuning looked at: latency over error
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
 
-__all__ = ["diff", "memory", "report", "svg"]
+__all__ = ["diff", "memory", "report", "svg", "tradeoff"]
 
 PathLike = str | os.PathLike[str]
 
@@ -101,6 +102,24 @@ def report(
     from viz.page import report_html
 
     return _written(report_html(report, graphs or {}, plan), path)
+
+
+def tradeoff(search: Mapping[str, Any], path: PathLike | None = None) -> str:
+    """Draw what tuning looked at: each candidate by latency and by what it loses, and the Pareto front.
+
+    Args:
+        search: the dictionary of a TuneResult.
+        path: where given, the picture is written there.
+
+    Returns:
+        SVG text.
+
+    Raises:
+        CaptureError: the file cannot be written.
+    """
+    from viz.scatter import tradeoff_svg
+
+    return _written(tradeoff_svg(search), path)
 
 
 def _written(text: str, path: PathLike | None) -> str:

@@ -93,6 +93,18 @@ COMMANDS = {
         """,
         (options.CACHE,),
     ),
+    "tune": Spec(
+        "search int8 and pruning for the fastest that keeps --max-drop",
+        """Search int8 by layer and pruning of channels for the fastest MODEL whose score falls by no more
+        than --max-drop.
+
+        The score is the module's evaluate(fn) -> float, else agreement with the float model on the
+        calibration data. What is not measured to be faster is taken back, and listed.
+
+        Exit status: 0 done, 1 nothing keeps --max-drop, 2 wrong usage.
+        """,
+        (options.MODEL, options.TUNE),
+    ),
     "doctor": Spec(
         "versions, devices, and what is missing",
         "Versions, devices, and what is missing and how to install it. Exit status 1 where something is.",

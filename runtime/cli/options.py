@@ -10,7 +10,7 @@ import click
 
 __all__ = [
     "BENCH", "CACHE", "COMPILE", "EMIT", "EMITTABLE", "ENGINES", "EXPORT", "MODEL", "OPTIMIZE",
-    "OPTIONAL_MODEL", "OUTPUT", "PARITY", "SPEECH", "TIMING", "VIZ",
+    "OPTIONAL_MODEL", "OUTPUT", "PARITY", "SPEECH", "TIMING", "TUNE", "VIZ",
 ]  # fmt: skip
 
 BACKENDS = ("auto", "aten", "triton", "onnx", "eager")
@@ -57,6 +57,29 @@ class _Size(click.ParamType):
         return count or self.fail(f"{value!r} is no memory at all", param, ctx)
 
 
+class _Share(click.ParamType):
+    """A part of a whole: 1% or 0.01."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *(%?)", value.strip())
+        if found is None:
+            self.fail(f"{value!r} is no share; write 1% or 0.01", param, ctx)
+        return float(found[1]) / (100 if found[2] else 1)
+
+
+class _Shares(_Commas):
+    """Shares by commas, or the word none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[Any]:
+        if value == "none":
+            return []
+        return [_Share().convert(item, param, ctx) for item in super().convert(value, param, ctx)]
+
+
 COMMAS = _Commas()
 
 MODEL: tuple[Decorator, ...] = (
@@ -87,6 +110,14 @@ MODEL: tuple[Decorator, ...] = (
     ),
     _count("--threads", "threads to run with; PyTorch's choice unless given"),
 )
+CALIBRATION: tuple[Decorator, ...] = (
+    _option(
+        "--calibration",
+        metavar="FILE.npz",
+        help="samples of each input, by name  [default: the module's calibration_data()]",
+    ),
+    _option("--quant-config", metavar="FILE.toml", help="how to quantise, and which layers stay float"),
+)
 OPTIMIZE: tuple[Decorator, ...] = (
     _option("--optimize", is_flag=True, help="optimise at level 2"),
     _option(
@@ -116,12 +147,7 @@ OPTIMIZE: tuple[Decorator, ...] = (
         help="plan within 64MB, say: cheap values are computed again where keeping them would take more",
     ),
     _option("--quantize", metavar="SCHEME", help="quantise first: int8, with ranges from calibration data"),
-    _option(
-        "--calibration",
-        metavar="FILE.npz",
-        help="samples of each input, by name  [default: the module's calibration_data()]",
-    ),
-    _option("--quant-config", metavar="FILE.toml", help="how to quantise, and which layers stay float"),
+    *CALIBRATION,
     _option("--verify", is_flag=True, help="check every invariant of the graph after each pass"),
     _option("--dump-dir", metavar="DIR", help="write the graph's text after each pass there"),
 )
@@ -209,6 +235,26 @@ VIZ: tuple[Decorator, ...] = (
 )
 CACHE: tuple[Decorator, ...] = (
     click.argument("action", metavar="status|clear", type=click.Choice(["status", "clear"])),
+)
+TUNE: tuple[Decorator, ...] = (
+    _option(
+        "--max-drop",
+        type=_Share(),
+        default="1%",
+        show_default=True,
+        metavar="SHARE",
+        help="how much lower the score may be: 1% is 0.01 of it",
+    ),
+    *CALIBRATION,
+    _option(
+        "--ratios",
+        type=_Shares(),
+        default="10%,20%,30%,50%",
+        show_default=True,
+        metavar="a,b",
+        help="shares of channels that pruning is tried at; none for no pruning",
+    ),
+    *OUTPUT,
 )
 BENCH: tuple[Decorator, ...] = (
     _option(

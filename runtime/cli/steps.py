@@ -74,6 +74,8 @@ def load_model(terminal: Terminal, options: SimpleNamespace) -> Loaded:
 def check_options(options: SimpleNamespace) -> None:
     """Find out what is wrong with the options before anything long is done."""
     dynamic_shapes(options)
+    if not hasattr(options, "passes"):  # a command that optimises as it sees fit
+        return
     for path in options.rules:
         load_rules(path)
     for name in (*(options.passes or ()), *disabled(options)):

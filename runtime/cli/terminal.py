@@ -86,6 +86,12 @@ class Terminal:
         shown.rstrip()
         self._out.print(shown, soft_wrap=True)
 
+    def table(self, made: Any) -> None:
+        """Print a table of rich's."""
+        if not self._silent:
+            self._pause()
+            self._out.print(made)
+
     def json(self, data: Any) -> None:
         """The one JSON document of a command with `--json`; an error after it goes to stderr alone."""
         self._pause()
