@@ -10,14 +10,16 @@ step takes no more memory than in eager, and less where activations are computed
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
+from torch._functorch._aot_autograd.descriptors import InputMutationAOTOutput
+from torch.utils.checkpoint import CheckpointPolicy
 
 from capture import capture
 from capture.errors import CaptureError
@@ -35,6 +37,7 @@ __all__ = ["TrainingGraph", "compile_training"]
 # Passes for inference. Inputs of a training graph die in it, which orders and regions for inference do not
 # mind; channels-last would convert each activation that is kept; and an arena outlives the call.
 LEFT_OUT = ("layout", "fuse", "schedule", "memory")
+LEAST = 1e-6  # of the activations; at 0 the partitioner would not even keep what must not be computed twice
 
 
 class TrainingGraph:
@@ -163,6 +166,28 @@ def _partition(budget: float | None, joint: fx.GraphModule, inputs: Any, **more:
     from torch._functorch import config
     from torch._functorch.partitioners import min_cut_rematerialization_partition
 
-    within = nullcontext() if budget is None else config.patch(activation_memory_budget=budget)
-    with within:
+    _compute_once(joint)
+    share = config.activation_memory_budget if budget is None else budget
+    with config.patch(activation_memory_budget=max(share, LEAST)):
         return min_cut_rematerialization_partition(joint, inputs, **more)
+
+
+def _compute_once(joint: fx.GraphModule) -> None:
+    """Have nothing computed again that reads an input which is written to: it would read the new content.
+
+    BatchNorm's statistics are such inputs. Views are looked through.
+    """
+    told = joint.graph.output_node().meta.get("desc") or ()
+    written = {each.mutated_input for each in told if isinstance(each, InputMutationAOTOutput)}
+    memory = [n for n in joint.graph.find_nodes(op="placeholder") if n.meta.get("desc") in written]
+    for node in memory:  # grows by views
+        for user in node.users:
+            if user.op == "call_function" and _is_view(user.target):
+                memory.append(user)
+            elif user.op == "call_function":
+                for result in (user, *(u for u in user.users if u.target is operator.getitem)):
+                    result.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+
+
+def _is_view(op: Any) -> bool:
+    return isinstance(op, torch._ops.OpOverload) and any(r.alias_info for r in op._schema.returns)

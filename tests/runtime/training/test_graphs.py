@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -96,6 +97,42 @@ def test_gradients_do_not_depend_on_the_budget(budget: float) -> None:
     model.zero_grad()
     compiled(model, options={"activation_memory_budget": budget})(x).square().sum().backward()
     torch.testing.assert_close([p.grad for p in model.parameters()], expected)
+
+
+class Counting(nn.Module):
+    """Reads a buffer, through a view and without, before it writes to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+        self.register_buffer("seen", torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(torch.exp(torch.sin(self.fc(x) - self.seen) * 0.5) + torch.cos(self.seen.view(1, 6)))
+        self.seen.add_(1)
+        return self.fc(h)
+
+
+def normed() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 6))
+
+
+@pytest.mark.parametrize("budget", [None, 0.0, 0.5])
+@pytest.mark.parametrize("make", [Counting, normed])
+def test_what_reads_a_buffer_that_is_written_to_is_computed_once(
+    make: Callable[[], nn.Module], budget: float | None
+) -> None:
+    model = make()
+    eager, x = copy.deepcopy(model), torch.randn(5, 6)
+    call = compiled(model, options={"activation_memory_budget": budget})
+    for _ in range(2):
+        call(x).square().sum().backward()
+        eager(x).square().sum().backward()
+    for of in (nn.Module.parameters, nn.Module.buffers):
+        pairs = zip(of(model), of(eager), strict=True)
+        for ours, theirs in pairs:
+            torch.testing.assert_close(ours, theirs)
+            torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("budget", [-0.1, 1.5, "half", True, float("nan")])
