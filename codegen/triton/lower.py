@@ -35,6 +35,7 @@ from passes.regions import inline_region, make_region
 
 aten = torch.ops.aten
 
+_FOR_ONEDNN = ("layout", "fuse-quantized", "lower-int8", "memory")  # and the plan of an arena on the CPU
 PREFIX = "triton."  # of the names of kernels in recipes
 
 
@@ -142,11 +143,11 @@ def _tail(graph: Graph, node: Node) -> Node | None:
 def pipeline(level: int) -> list[str]:
     """The passes of a level where Triton kernels run the regions.
 
-    Regions are cut for a GPU. Channels-last convolutions and the memory plan are left out: the one is for
-    oneDNN, and kernels take their memory from PyTorch's allocator.
+    Regions are cut for a GPU. What is for oneDNN is left out (channels-last convolutions, its integer
+    kernels), and the memory plan: kernels take their memory from PyTorch's allocator.
     """
     instead = {"fuse": "fuse{target=gpu}", "lower": LowerTriton.name}
-    names = [instead.get(name, name) for name in PIPELINES[level] if name not in ("layout", "memory")]
+    names = [instead.get(name, name) for name in PIPELINES[level] if name not in _FOR_ONEDNN]
     return names if LowerTriton.name in names else [*names, LowerTriton.name]
 
 
