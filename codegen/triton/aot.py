@@ -120,7 +120,8 @@ def compile_file(path: str | Path, targets: Sequence[str] = TARGETS, *, examples
     module = _load(Path(path))
     if not hasattr(module, "launch") or not hasattr(module, "captured"):
         raise UsageError(f"{path} is no kernel file", why="it has no launch() and captured()")
-    return [row for target in targets for row in _compile_for(Path(path).name, module, target, examples)]
+    given = list(_inputs(module, examples))
+    return [row for target in targets for row in _compile_for(Path(path).name, module, target, given)]
 
 
 def _load(path: Path) -> Any:
@@ -145,11 +146,13 @@ def _inputs(module: Any, examples: bool) -> Iterator[tuple[str, Sequence[Any]]]:
         yield from module.examples("cpu")
 
 
-def _compile_for(file: str, module: Any, target: str, examples: bool) -> list[Row]:
+def _compile_for(
+    file: str, module: Any, target: str, given: Sequence[tuple[str, Sequence[Any]]]
+) -> list[Row]:
     rows: list[Row] = []
     seen: set[str] = set()
     with _stand_in(target) as launched:
-        for example, inputs in _inputs(module, examples):
+        for example, inputs in given:
             launched.clear()
             try:
                 with torch.no_grad():
