@@ -26,7 +26,7 @@ def test_models_agree_with_eager(name: str) -> None:
     assert verdict.ok, verdict.reason
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases(max_nodes=10))
 def test_random_graphs_agree(case: Case) -> None:
     graph = optimize(case.graph, passes=pipeline(2), verify=True)

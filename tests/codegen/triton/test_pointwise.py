@@ -32,11 +32,11 @@ def overload(name: str) -> Any:
 
 def every_operator() -> list[Any]:
     nodes = []
-    for name in UNARY:
-        for dtype in (F64, F32, BF16):
+    for place, name in enumerate(UNARY):
+        for dtype in (F32, (F64, BF16)[place % 2]):
             nodes.append(lone(overload(name), tensor(dtype, 5, 7)))
-    for name in BINARY:
-        for dtype in (F64, F32, F16):
+    for place, name in enumerate(BINARY):
+        for dtype in (F32, (F64, F16)[place % 2]):
             nodes.append(lone(overload(name), tensor(dtype, 5, 7), tensor(dtype, 7)))
     whole = (
         "add.Tensor sub.Tensor mul.Tensor maximum eq.Tensor lt.Tensor bitwise_and.Tensor bitwise_xor.Tensor"
@@ -117,7 +117,7 @@ def test_agrees_with_the_reference(nodes: Any, tmp_path: Path) -> None:
 
 
 def test_random_regions_agree_with_their_references(tmp_path: Path) -> None:
-    files = [pointwise_file(random_region(seed), {}) for seed in range(40)]
+    files = [pointwise_file(random_region(seed), {}) for seed in range(25)]
     assert failures(files, tmp_path) == []
 
 
