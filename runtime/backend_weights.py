@@ -6,7 +6,6 @@ tensors they are nor what is in them. One compiled graph may serve several modul
 
 from __future__ import annotations
 
-import ctypes
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
@@ -19,12 +18,11 @@ from torch._dynamo.source import is_from_unspecialized_param_buffer_source
 from capture.frontends.source import clean_path
 from capture.ir import Graph, TensorType
 from capture.ir.types import type_of
+from runtime.samples import Samples
 
 __all__ = ["FrozenWeights", "Weight", "Weights", "freeze", "weights_among"]
 
-_SAMPLES = 2  # elements of each weight in main memory that are looked at in each call
-_CELLS = {1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64}
-_value, _version = attrgetter("value"), attrgetter("_version")
+_version = attrgetter("_version")
 
 
 class Weight(NamedTuple):
@@ -99,10 +97,7 @@ class FrozenWeights:
         self._versions = list(map(_version, tensors))
         self._addresses = list(map(torch.Tensor.data_ptr, tensors))
         self.storages = {t.untyped_storage().data_ptr() for t in tensors}
-        cells = [(i, cell) for i, tensor in enumerate(tensors) for cell in _cells(tensor)]
-        self._cells = [cell for _, cell in cells]
-        self._cell_of = [i for i, _ in cells]
-        self._elements = list(map(_value, self._cells))
+        self._samples = Samples(tensors)
         own = weakref.ref(self)
 
         def gone(_: Any) -> None:
@@ -117,7 +112,7 @@ class FrozenWeights:
             list(map(id, tensors)) == self._ids
             and list(map(_version, tensors)) == self._versions
             and list(map(torch.Tensor.data_ptr, tensors)) == self._addresses
-            and list(map(_value, self._cells)) == self._elements  # last: the memory is still theirs
+            and self._samples.unchanged  # last: the memory is still theirs
         )
 
     def changed(self, tensors: Sequence[torch.Tensor]) -> list[int]:
@@ -127,20 +122,7 @@ class FrozenWeights:
         for name in ("_ids", "_versions", "_addresses"):
             pairs = zip(getattr(self, name), getattr(now, name), strict=True)
             found |= {i for i, (before, after) in enumerate(pairs) if before != after}
-        elements = zip(self._cell_of, self._elements, now._elements, strict=True)
-        return sorted(found | {i for i, before, after in elements if before != after})
-
-
-def _cells(tensor: torch.Tensor) -> list[Any]:
-    """Some of its elements, as they lie in memory."""
-    cell = _CELLS.get(tensor.element_size())
-    if tensor.device.type != "cpu" or cell is None or not tensor.numel():
-        return []
-    places = {tensor.numel() * i // _SAMPLES + tensor.numel() // (2 * _SAMPLES) for i in range(_SAMPLES)}
-    if not tensor.is_contiguous():
-        places = {0}
-    start, size = tensor.data_ptr(), tensor.element_size()
-    return [cell.from_address(start + place * size) for place in sorted(places) if place < tensor.numel()]
+        return sorted(found | self._samples.differing(now._samples))
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -13,15 +13,17 @@ from capture.ir.memory import identity
 from capture.ir.types import type_of
 from runtime.attributes import Places
 from runtime.inventory import Inventory, Slot
+from runtime.samples import Samples
 
 
 class WeightGuards:
     """Notices when a frozen weight is updated in place or swapped, so that no call ever uses a stale one.
 
-    Watched are the identity, the memory and the version of each tensor, in every place where the module holds
-    it: parameters, buffers, attributes, class attributes, and the containers, modules and objects in these
-    (see `Inventory`). What leaves no trace is not seen: an update through ``weight.data``, or of an inference
-    tensor, or of one that only a global or a closure leads to. Nor is a tensor that is no constant of the
+    Watched are the identity, the memory and the version of each tensor, and in main memory two of its
+    elements, in every place where the module holds it: parameters, buffers, attributes, class attributes,
+    and the containers, modules and objects in these (see `Inventory`). Updates through ``weight.data`` or
+    of inference tensors, and norm statistics, leave no version: they are seen by these elements alone.
+    Not seen are tensors that only a global or a closure leads to, nor one that is no constant of the
     graph, since forward asks for nothing but its shape. The module itself is watched by `ModuleGuards`.
 
     Args:
@@ -47,6 +49,7 @@ class WeightGuards:
         still = {id(t): t for name, t in watched if name not in written and not t.is_inference()}
         self._still = list(still.values())
         self._versions = _versions(self._still)
+        self._samples = Samples(list({id(t): t for name, t in watched if name not in written}.values()))
 
     @property
     def fresh(self) -> bool:
@@ -56,6 +59,7 @@ class WeightGuards:
             and _versions(self._still) == self._versions
             and _addresses(self._tensors) == self._memory
             and all(constant.tensor is tensor for constant, tensor in self._bound)
+            and self._samples.unchanged  # last: the memory is still theirs
         )
 
     def current(self) -> dict[str, torch.Tensor]:

@@ -36,3 +36,33 @@ def test_a_failed_recompile_leaves_all_as_it_was() -> None:
     Fails.now = False
     torch.testing.assert_close(f(x), model(x).detach())
     assert f.recompiles == 1
+
+
+def test_statistics_of_a_norm_are_folded_again() -> None:
+    """Training updates them without a new version."""
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval(), torch.randn(2, 3, 8, 8)
+    f = runtime.compile(model, (x,), backend="aten")
+    f(x)
+    model.train()(x * 3 + 1)
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(f(x), model(x), rtol=1e-4, atol=1e-5)
+    assert f.recompiles == 1
+
+
+def test_an_update_through_data_is_noticed() -> None:
+    model, x = nn.Linear(3, 3), torch.randn(2, 3)
+    f = runtime.compile(model, (x,), backend="aten")
+    f(x)
+    model.weight.data.mul_(2)
+    torch.testing.assert_close(f(x), model(x).detach())
+
+
+def test_an_update_of_an_inference_tensor_is_noticed() -> None:
+    with torch.inference_mode():
+        model, x = nn.Linear(3, 3), torch.randn(2, 3)
+    f = runtime.compile(model, (x,), backend="aten")
+    f(x)
+    with torch.inference_mode():
+        model.weight.mul_(2)
+        torch.testing.assert_close(f(x), model(x))
