@@ -128,9 +128,13 @@ def sensitivity(
     say("timing each layer", len(layers), len(layers))
     times = timer(
         {
-            "float": compile(graph, (), level=2, backend=backend),
+            "float": compile(graph, (), level=2, backend=backend, cache=False),
             "int8": compile(
-                quantized(prepared, samples, configured(base, layers, layers)), (), level=2, backend=backend
+                quantized(prepared, samples, configured(base, layers, layers)),
+                (),
+                level=2,
+                backend=backend,
+                cache=False,
             ),
         },
         tuple(samples[0] if args is None else args),

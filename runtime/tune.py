@@ -136,7 +136,9 @@ class _Search:
         self.say("compiling the float model", 0, 0)
         if isinstance(model, torch.nn.Module):
             self._consider(EAGER, Configuration(), model)
-        self._consider(FLOAT, Configuration(), compile(self.graph, (), level=2, backend=self.backend))
+        self._consider(
+            FLOAT, Configuration(), compile(self.graph, (), level=2, backend=self.backend, cache=False)
+        )
 
     def prune(
         self, plans: Sequence[Prune], finetune: Callable[[Graph], Graph] | None
@@ -150,7 +152,7 @@ class _Search:
                 continue
             graph = graph if finetune is None else finetune(graph)
             configuration = Configuration(prune=plan)
-            made = compile(graph, (), level=2, backend=self.backend)
+            made = compile(graph, (), level=2, backend=self.backend, cache=False)
             if self._consider(_name(configuration), configuration, made).met:
                 best = graph, configuration
         return best
@@ -210,7 +212,7 @@ class _Search:
         name = name if base.prune is None else f"{_name(base)} + {name}"
         kept = [Undone(row.layer, f"stays float: {row.reason}") for row in found.rows if row.reason]
         passes = self._passes(configuration)
-        made = compile(graph, (), level=2, backend=self.backend, passes=passes)
+        made = compile(graph, (), level=2, backend=self.backend, cache=False, passes=passes)
         return self._consider(name, configuration, made, (*kept, *undone))
 
     def _passes(self, configuration: Configuration) -> Sequence[str | Pass]:

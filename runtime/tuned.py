@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import UsageError
 from passes.pruning.prune import Prune, PruneConfig
-from passes.quantize import QuantConfig, make_config
+from passes.quantize import QuantConfig
 from runtime.compile import Compiled
 from runtime.sensitivity import LayerRow
 
@@ -60,8 +60,13 @@ class Configuration:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is no TOML", why=str(error)) from error
         table = given.pop("prune", None)
+        known = [f.name for f in fields(QuantConfig)]
+        unknown = next((key for key in given if key not in known), None)
+        if unknown is not None:
+            hint = "one of " + ", ".join([*known, "prune"])
+            raise UsageError(f"{path}: there is no setting {unknown!r}", hint=hint)
         prune = None if table is None else _prune_from(path, table)
-        return Configuration(make_config(given) if given else None, prune)
+        return Configuration(QuantConfig(**given) if given else None, prune)
 
 
 def _prune_from(path: str | Path, table: Any) -> Prune:

@@ -22,6 +22,11 @@ def command(terminal: Terminal, options: SimpleNamespace) -> int:
     for name in options.backends:
         if name not in ENGINES:
             raise UsageError(f"there is no backend {name!r}", hint=", ".join(ENGINES))
+    for flag in ("quantize", "prune"):
+        if getattr(options, flag):
+            raise UsageError(
+                f"bench takes no --{flag}", hint=f"python -m capture run {options.model} --{flag} ..."
+            )
     level = chosen_level(options, default=2)
     names = ["eager", *(name for name in options.backends if name != "eager")]
     common = {

@@ -146,6 +146,12 @@ OPTIMIZE: tuple[Decorator, ...] = (
         metavar="SIZE",
         help="plan within 64MB, say: cheap values are computed again where keeping them would take more",
     ),
+    _option(
+        "--prune",
+        metavar="METHOD:RATIO",
+        help="remove weights first: channels:0.3 takes 30% of the channels out; magnitude, 2:4 and block put "
+        "zeros, and nothing gets faster by them",
+    ),
     _option("--quantize", metavar="SCHEME", help="quantise first: int8, with ranges from calibration data"),
     *CALIBRATION,
     _option("--verify", is_flag=True, help="check every invariant of the graph after each pass"),

@@ -15,8 +15,10 @@ from capture.loading import Loaded
 from capture.loading.inputs import inputs_from_file
 from passes.base import Pass
 from passes.quantize import QuantConfig, pipeline
+from runtime.cli.pruning import plan
 from runtime.cli.terminal import Terminal
 from runtime.quantized import Noise, noise
+from runtime.tuned import Configuration
 
 __all__ = ["measure_noise", "prefix"]
 
@@ -38,7 +40,8 @@ def prefix(options: SimpleNamespace, loaded: Loaded) -> list[str | Pass]:
                     f"{flag} is of no use without --quantize", hint=f"--quantize int8 {flag} FILE"
                 )
         return []
-    config = QuantConfig.from_toml(options.quant_config) if options.quant_config else QuantConfig()
+    given = Configuration.from_toml(options.quant_config) if options.quant_config else Configuration()
+    config = given.quantize or QuantConfig()
     return pipeline(samples(options, loaded), scheme=options.quantize, config=config)
 
 
@@ -121,15 +124,18 @@ def measure_noise(
     terminal: Terminal, options: SimpleNamespace, loaded: Loaded, compiled: Any
 ) -> dict[str, Any] | None:
     """Tell how far the answers are off from the float model's on the calibration data; None without it."""
-    if options.quantize is None or compiled.backend == "eager":
+    if compiled.backend == "eager" or (options.quantize is None and plan(options) is None):
+        return None
+    if options.quantize is None and not loaded.calibration_data:
         return None
     given = samples(options, loaded)[:MOST_SAMPLES]
-    terminal.say("measuring the quantisation error")
+    terminal.say("measuring the error against the float model")
     found = noise(loaded.module, compiled, given)
-    terminal.line(*describe(found), label=options.quantize)
+    scheme = options.quantize or "float"
+    terminal.line(*describe(found), label=scheme)
     note = "on calibration data: a proxy for the accuracy of the task, which was not measured"
     terminal.line(Text(note, style="dim"), indent=11)
-    return {"scheme": options.quantize, **found.to_dict()}
+    return {"scheme": scheme, **found.to_dict()}
 
 
 def describe(found: Noise) -> list[str]:

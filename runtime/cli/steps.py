@@ -22,8 +22,10 @@ from passes.base import Pass
 from passes.recompute import within
 from runtime.benchmark import num_threads
 from runtime.cli import quantizing
+from runtime.cli.pruning import plan, pruned
 from runtime.cli.terminal import Terminal
 from runtime.compile import Compiled, compile
+from runtime.reference import reference
 
 __all__ = [
     "Optimized",
@@ -83,10 +85,10 @@ def check_options(options: SimpleNamespace) -> None:
 
 
 def chosen_level(options: SimpleNamespace, default: int = 0) -> int:
-    """-O where given, 2 with --optimize, --passes, --max-memory, --quantize or Triton kernels."""
+    """-O where given, 2 with --optimize, --passes, --max-memory, --quantize, --prune or Triton kernels."""
     if options.level is not None:
         return int(options.level)
-    asked = options.optimize or options.passes or options.max_memory or options.quantize
+    asked = options.optimize or options.passes or options.max_memory or options.quantize or options.prune
     return 2 if asked or takes_triton(options) else default
 
 
@@ -138,9 +140,8 @@ class Optimized:
     seconds: dict[str, float]
 
 
-def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, level: int) -> Optimized:
-    """Capture and run the passes; nothing is executed."""
-    start = time.perf_counter()
+def captured_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded) -> Graph:
+    """The graph that all else starts from: as captured, without what --prune removes."""
     terminal.say("capturing")
     captured = capture(
         loaded.module,
@@ -149,6 +150,13 @@ def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded,
         dynamic_shapes=dynamic_shapes(options),
         frontend=options.frontend,
     )
+    return pruned(terminal, options, captured)
+
+
+def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, level: int) -> Optimized:
+    """Capture and run the passes; nothing is executed."""
+    start = time.perf_counter()
+    captured = captured_model(terminal, options, loaded)
     middle = time.perf_counter()
     graph = optimize(
         captured,
@@ -162,8 +170,13 @@ def optimize_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded,
 
 def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, level: int) -> Compiled:
     """Capture, optimise and compile for the backend asked for."""
-    return compile(
-        loaded.module,
+    start, model = time.perf_counter(), loaded.module
+    is_pruned = plan(options) is not None
+    if is_pruned:
+        model = captured_model(terminal, options, loaded)
+    captured_at = time.perf_counter()
+    compiled = compile(
+        model,
         loaded.args,
         loaded.kwargs,
         **optimization(options, loaded, level),
@@ -175,6 +188,10 @@ def compile_model(terminal: Terminal, options: SimpleNamespace, loaded: Loaded, 
         title=title_of(loaded, options.model),
         progress=lambda phase: terminal.say(PHASE.sub(lambda m: DOING[m[0]], phase)),
     )
+    if is_pruned:  # right is what the pruned graph means; what it lost is told apart
+        compiled.reference = compiled.reference or reference(model, loaded.args, loaded.kwargs)
+        compiled.seconds["capture"] = captured_at - start
+    return compiled
 
 
 def title_of(loaded: Loaded, model: str) -> str:

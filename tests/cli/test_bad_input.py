@@ -250,7 +250,7 @@ def test_corrupted_graph_files(cli, folder: Path) -> None:
         (["--passes", "fuze"], "there is no pass named 'fuze'"),
         (["--disable-pass", "fuze"], "there is no pass named 'fuze'"),
         (["--device", "quantum"], "invalid value for '--device'"),
-        (["--quantize", "int8"], "no such option '--quantize'"),
+        (["--quantise", "int8"], "no such option '--quantise'"),
         (["--optimise"], "no such option '--optimise'"),
         (["--dynamic", "x:0=batch[9..1]"], ""),
         (["--dynamic", "nonsense"], ""),

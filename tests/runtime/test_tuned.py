@@ -45,7 +45,7 @@ def test_without_pruning_it_is_a_quantisation_configuration(tmp_path):
         ("[prune]\nsparsity = 1.0", "out of range"),
         ('[prune]\nmethod = "heads"', "no pruning method 'heads'"),
         ('[prune.ratios]\nstem = "much"', "stem is 'much'"),
-        ("obsever = 1", "configuration cannot be read"),
+        ("obsever = 1", "there is no setting 'obsever'"),
         ('[layers]\nstem = "int9"', "the scheme of the layer stem is 'int9'"),
     ],
 )
