@@ -38,12 +38,14 @@ def finetune(
         keep_zeros: elements that are zero stay zero, so that a sparse weight stays sparse.
 
     Raises:
-        UsageError: a name that no trainable constant has.
-        CaptureError: there is nothing to train, or the loss became NaN or infinite.
+        UsageError: a name that no trainable constant has, or no batches.
+        CaptureError: there is nothing to train, or the loss or a weight became NaN or infinite.
     """
     work = graph.clone()
     chosen = _choose(trainable(work), names)
     steps = list(batches)
+    if not steps:
+        raise UsageError("there are no batches to train on", hint="a list: a generator can be read only once")
     module = work.to_fx()
     keys = dict(zip(work.constants, (key for key, _ in module.named_buffers()), strict=True))
     leaves = {name: _tensor(work.constants[name]).detach().clone().requires_grad_() for name in chosen}
@@ -65,6 +67,8 @@ def finetune(
                 for name, mask in masks.items():
                     leaves[name].mul_(mask)
     for name, leaf in leaves.items():
+        if bool((torch.isfinite(_tensor(work.constants[name])) & ~torch.isfinite(leaf)).any()):
+            raise CaptureError(f"the weight {name} became NaN or infinite", hint="a lower rate")
         work.constants[name].tensor = leaf.detach()
     work.version += 1
     return work

@@ -72,7 +72,7 @@ def wanted(options: SimpleNamespace) -> dict[str, Path]:
         if options.model is None and options.triton_folder:  # it has swallowed the MODEL
             options.model, options.triton_folder = options.triton_folder, ""
         if options.model is not None and not options.triton_folder:
-            options.triton_folder = str(default_folder(options.model) / "kernels")
+            options.triton_folder = str(_kernels_folder(options, asked))
     elif not asked:
         what = f"-o {options.output} does not say what to write" if options.output else "nothing to write"
         raise UsageError(
@@ -88,3 +88,11 @@ def wanted(options: SimpleNamespace) -> dict[str, Path]:
             f"-o {options.output} names one file for two", hint="--onnx FILE --python FILE, or -o DIR"
         )
     return {kind: chosen_file(options.model, given[kind], options.output, DEFAULTS[kind]) for kind in asked}
+
+
+def _kernels_folder(options: SimpleNamespace, asked: list[str]) -> Path:
+    """Where --triton without a DIR writes: the folder that -o names, beside other files in one of its own."""
+    output = Path(options.output or "")
+    if not options.output or output.suffix in {Path(name).suffix for name in DEFAULTS.values()}:
+        return default_folder(options.model) / "kernels"
+    return output / "kernels" if asked else output

@@ -17,6 +17,10 @@ def test_export_writes_the_kernels(cli: Cli, model_file: Path, folder: Path) -> 
     assert "Stands for:\n    -  mine.py:" in file.read_text()
     assert cli("export", "--triton", "mine").code == 0
     assert [p.name for p in (folder / "capture-out" / "mine" / "kernels").iterdir()] == [file.name]
+    assert cli("export", "mine", "--triton", "-O2", "-o", "there").code == 0
+    assert [p.name for p in (folder / "there").iterdir()] == [file.name]
+    assert cli("export", "mine", "--triton", "--python", "-o", "both").code == 0
+    assert {p.name for p in (folder / "both").rglob("*.py")} == {"model.py", file.name}
 
 
 def test_a_dry_run_checks_and_compiles_the_kernels(cli: Cli, model_file: Path, folder: Path) -> None:

@@ -60,6 +60,21 @@ def test_a_loss_that_is_not_finite_ends_it():
         finetune(graph, batches(1, x, 4), lambda y, target: y.sum() * float("nan"))
 
 
+def test_a_last_step_that_breaks_the_weights_is_no_success():
+    graph, x = example()
+    root = lambda out, target: (out - out.detach()).sum().abs().sqrt() + (out - target).sum()  # noqa: E731
+    with pytest.raises(CaptureError, match="became NaN or infinite"):
+        finetune(graph, [((x,), 0.0)], root)
+
+
+def test_no_batches_are_told():
+    graph, x = example()
+    spent = iter(batches(2, x, 4))
+    list(spent)
+    with pytest.raises(UsageError, match="no batches"):
+        finetune(graph, spent, F.cross_entropy)
+
+
 def test_an_unknown_name_is_told():
     graph, x = example()
     with pytest.raises(UsageError, match="'haed' is no weight to train"):

@@ -78,7 +78,7 @@ def data(small_resnet: tuple[Graph, Graph]) -> dict[str, Any]:
         "nodes": {"captured": len(captured.nodes), "optimized": len(optimized.nodes)},
         "passes": [
             {"name": h.name, "seconds": h.seconds, "changed": h.changed, "nodes_before": h.nodes_before,
-             "nodes_after": h.nodes_after, "stats": dict(h.stats)}
+             "nodes_after": h.nodes_after, "stats": dict(h.stats), "notes": [f"{h.name} left <one> out"]}
             for h in optimized.history
         ],
         "memory": {"arena_bytes": plan.arena_bytes, "lower_bound_bytes": plan.lower_bound_bytes,
@@ -180,6 +180,7 @@ def test_ops_of_both_sides_link_to_source_and_graph(page: Page) -> None:
 def test_every_pass_has_a_row(page: Page, data: dict[str, Any]) -> None:
     for row in data["passes"]:
         assert row["name"] in page.text
+        assert f"{row['name']} left <one> out" in page.text
     memory = data["passes"][-1]["stats"]
     assert f"arena {human_size(memory['arena_bytes'])}" in page.text
 
@@ -193,6 +194,7 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
         "nodes_before": 1,
         "nodes_after": 1,
         "stats": {EVIL: EVIL},
+        "notes": [EVIL],
     }
     report = dict.fromkeys(("model", "title", "backend", "dtype", "device"), EVIL) | {
         "frontend_attempts": [[EVIL, EVIL]],
