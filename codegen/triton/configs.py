@@ -115,10 +115,11 @@ def matmul_configs(
         for config in _candidates(m, n, k, itemsize, exact)
         if config.shared_bytes(itemsize) <= min(known.shared, DEVICES["sm_80"].shared)
         and config.registers(itemsize, aligned)
-        + 4 * gathered * config.block_m * config.block_k / (32 * config.num_warps)
+        + 6 * gathered * config.block_m * config.block_k / (32 * config.num_warps)
         <= _REGISTERS
     ]
     ranked = sorted(fitting, key=lambda c: (_cost(c, batch, m, n, k, itemsize, exact, known), str(c)))
+    ranked.sort(key=lambda c: c.block_m * c.block_n > 128 * 128)  # no default: an epilogue would spill
     return ranked[:limit]
 
 
