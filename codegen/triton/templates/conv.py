@@ -202,9 +202,9 @@ def _configs(
     aligned = inner * dtype.itemsize % 16 == 0
     rows, columns, depth = images * height * width, channels // groups, kh * kw * inner
     found = matmul_configs(
-        groups, rows, columns, depth, dtype.itemsize, exact=exact, aligned=aligned, gathered=True, limit=12
+        groups, rows, columns, depth, dtype.itemsize, exact=exact, aligned=aligned, gathered=True, limit=40
     )
-    return [c for c in found if c.schedule == "tiles"][:4]
+    return [c for c in found if c.schedule == "tiles" and c.block_m <= 64][:4]  # an address a pixel and step
 
 
 def _options(config: TileConfig) -> dict[str, int]:
