@@ -77,7 +77,7 @@ class _Plot:
             drop = _LOWEST * 10**decade
             y = self.y(drop)
             parts.append(path("grid", f"M{number(_LEFT)},{number(y)}H{number(right)}"))
-            label = f"{drop:.4g}" if decade else f"under {drop:.4g}"
+            label = f"{drop:.4g}" if decade else f"< {drop:.4g}"
             parts.append(text(_LEFT - 6, y + 3.5, label, "s m", "end"))
         for tick in nice_ticks(self.top_ms * 1000):
             parts.append(text(self.x(tick / 1000), foot + 15, f"{tick / 1000:g}", "s m", "middle"))
@@ -116,9 +116,9 @@ class _Plot:
             left = left if left + wide < _LEFT + _WIDTH + 30 else left - wide - 18
             y = self.y(trial["drop"]) - 4
             while any(
-                abs(y - other) < 12 and left < end and start < left + wide for other, start, end in taken
+                abs(y - other) < 12 and left < end and start < left + wide + 8 for other, start, end in taken
             ):
                 y -= 12
-            taken.append((y, left, left + wide))
+            taken.append((y, left, left + wide + 8))
             parts.append(text(left, y, told, "s b halo" if trial["kept"] else "s halo"))
         return parts
