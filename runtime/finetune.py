@@ -28,7 +28,8 @@ def finetune(
     """A copy of the graph whose weights were trained on each batch once, with AdamW and a cosine decay.
 
     Trained are the floating constants that linear layers, convolutions, norms and embeddings take as weights
-    and biases. Statistics of norms, tables and buffers stay as they are.
+    and biases. Statistics of norms, masks of attention and what elementwise operators read stay as they are;
+    a constant matrix that a product takes counts as a weight, and `names` leaves it out.
 
     Args:
         batches: (tuple of positional inputs, target) for each step; read once.
@@ -92,10 +93,10 @@ def trainable(graph: Graph) -> list[str]:
             has(node.op, Trait.MATMUL | Trait.CONV | Trait.NORM) or packet_name(node.op) == "aten.embedding"
         ):
             continue
-        statistics = {id(_arg(node, name)) for name in ("running_mean", "running_var")}
+        fixed = {id(_arg(node, name)) for name in ("running_mean", "running_var", "attn_mask")}
         for value in node.operand_values:
             tensor = fixed_tensor(graph, value)
-            if tensor is not None and tensor.is_floating_point() and id(value) not in statistics:
+            if tensor is not None and tensor.is_floating_point() and id(value) not in fixed:
                 found.add(value.name)
     return [name for name in graph.constants if name in found]
 

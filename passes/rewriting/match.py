@@ -187,19 +187,25 @@ def asked(match: Match) -> str | None:
     """What the rule's guard says; None where it agrees.
 
     Raises:
-        CaptureError: the guard failed.
+        CaptureError: the guard failed, or its answer is neither True nor False, nor one with a reason.
     """
     if match.rule.guard is None:
         return None
+    from passes.rewriting.rule import place_of
+
     try:
         answer = match.rule.guard(match)
     except Exception as error:
-        from passes.rewriting.rule import place_of
-
         raise CaptureError(
             f"the rule {match.rule.name}: its guard failed",
             where=place_of(match.rule.guard),
             why=f"{type(error).__name__}: {error}",
         ) from error
+    if isinstance(answer, str) or (isinstance(answer, tuple) and len(answer) != 2):
+        raise CaptureError(
+            f"the rule {match.rule.name}: its guard answered {answer!r}",
+            where=place_of(match.rule.guard),
+            hint="True, False, or (False, reason)",
+        )
     allowed, reason = answer if isinstance(answer, tuple) else (answer, "")
     return None if allowed else reason or NO

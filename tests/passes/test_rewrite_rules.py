@@ -136,6 +136,13 @@ def test_a_guard_that_fails() -> None:
     assert "has the parameters x" in text
 
 
+@pytest.mark.parametrize("answer", ["the reason alone", (False, "a reason", "more")])
+def test_an_answer_of_a_guard_that_is_neither_yes_nor_no(answer: object) -> None:
+    text = failing(silu, F.silu, guard=lambda match: answer)
+    assert f"its guard answered {answer!r}" in text
+    assert "(False, reason)" in text
+
+
 def test_arguments_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="its replacement does not take the 1 example arguments"):
         passes.register_rule("bad", silu, lambda x, y: x, (X,))

@@ -44,6 +44,22 @@ def test_statistics_of_norms_are_no_weights():
     assert {"conv1.weight", "bn1.weight", "bn1.bias", "fc.bias"} <= set(names)
 
 
+def test_the_mask_of_attention_is_no_weight():
+    class Causal(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lift = torch.nn.Linear(8, 8)
+            self.register_buffer("mask", torch.full((5, 5), float("-inf")).triu(1))
+
+        def forward(self, x):
+            y = self.lift(x)[:, None]
+            return F.scaled_dot_product_attention(y, y, y, attn_mask=self.mask)
+
+    graph = capture(Causal().eval(), (torch.randn(2, 5, 8),))
+    assert "mask" in graph.constants
+    assert trainable(graph) == ["lift.weight", "lift.bias"]
+
+
 def test_zeros_stay_where_asked():
     graph, x = example()
     sparse = prune(graph, method="magnitude", sparsity=0.5)
