@@ -1,21 +1,20 @@
 """What the Triton templates need at the sizes of real models: registers, spills, shared memory.
 
     python -m benchmarks.triton_resources            # writes benchmarks/results/triton_resources.md
-    python -m benchmarks.triton_resources --target sm_90 --output table.md
+    python -m benchmarks.triton_resources --target sm_90 --output FOLDER
 
 Every kernel is compiled with the hints of its own launch. Nothing runs or is timed, so no GPU is needed.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.tables import Table, parser
 from capture import Graph
 from codegen.triton.aot import TARGETS, Row, compile_files
 from codegen.triton.file import KernelFile
@@ -24,6 +23,9 @@ from codegen.triton.templates.attention import Attention
 from codegen.triton.templates.decode import Decode
 from codegen.triton.templates.weight_only import WeightOnly
 
+ABOUT = """Compiled ahead of time in the default configuration, with the launch's hints; read with
+`cuobjdump -res-usage`, for gfx942 in the assembly. Nothing ran. A cell is registers a thread / bytes
+spilled / KB of shared memory a block."""
 BF16 = torch.bfloat16
 LINEAR = """graph(%x: {t}[{rows}, {k}], %w: {t}[{n}, {k}], %b: {t}[{n}])
   %0: {t}[{rows}, {n}] = fusion.linear(%x, %w, %b) {{
@@ -88,49 +90,38 @@ def _from_graph(text: str) -> KernelFile:
     return file
 
 
-def table(found: dict[str, KernelFile], rows: Sequence[Row], targets: Sequence[str]) -> str:
-    """Markdown: a line a kernel, registers / bytes spilled / KB of shared memory in each target's column."""
-    version = importlib.metadata.version("triton")
-    lines = [
-        "# Registers, spills and shared memory of the Triton templates",
-        "",
-        f"Compiled ahead of time with Triton {version} in the default configuration,",
-        "with the launch's hints; read with `cuobjdump -res-usage`, for gfx942 in the assembly. Nothing ran.",
-        "Written by `python -m benchmarks.triton_resources`.",
-        "",
-        "A cell is registers a thread / bytes spilled / KB of shared memory a block.",
-        "",
-        f"| kernel | {' | '.join(targets)} |",
-        f"|---{'|---:' * len(targets)}|",
-    ]
-    for title, file in found.items():
-        own = [row for row in rows if row.file == f"{file.name}.py"]
-        for kernel in dict.fromkeys(row.kernel for row in own):
-            part = kernel.removeprefix(file.name).lstrip("_")
-            cells = [_cell([r for r in own if r.kernel == kernel and r.target == t]) for t in targets]
-            lines.append(f"| {title}{f', {part}' if part else ''} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def _cell(rows: Sequence[Row]) -> str:
     return "; ".join(r.error or f"{r.registers} / {r.spills} / {r.shared / 1024:.0f}" for r in rows) or "-"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table and say how many kernels spill or do not compile."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", action="append", choices=TARGETS, help="default: all of them")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/triton_resources.md"))
-    options = parser.parse_args()
-    targets, found = options.target or TARGETS, files()
+    options_of = parser("triton_resources", __doc__)
+    options_of.add_argument(
+        "--target", action="append", choices=TARGETS, help="of the compiler; all by default"
+    )
+    options = options_of.parse_args(arguments)
+    targets, found = options.target or list(TARGETS), files()
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{file.name}.py" for file in found.values()]
         for path, file in zip(paths, found.values(), strict=True):
             path.write_text(file.source)
         rows = compile_files(paths, targets)
-    options.output.write_text(table(found, rows, targets))
-    wrong = [row for row in rows if not row.ok]
-    print(f"{len(rows)} kernels in {options.output}; {len(wrong)} spill or do not compile")
+    table = Table(
+        "triton_resources",
+        "Registers, spills and shared memory of Triton templates",
+        ABOUT,
+        ["kernel", *targets],
+    )
+    for title, file in found.items():
+        own = [row for row in rows if row.file == f"{file.name}.py"]
+        for kernel in dict.fromkeys(row.kernel for row in own):
+            part = kernel.removeprefix(file.name).lstrip("_")
+            cells = [_cell([r for r in own if r.kernel == kernel and r.target == t]) for t in targets]
+            table.row(f"{title}, {part}" if part else title, *cells)
+    wrong = sum(not row.ok for row in rows)
+    table.note(f"Of {len(rows)} kernels {wrong} spill or do not compile.")
+    table.write(options.output)
 
 
 if __name__ == "__main__":
