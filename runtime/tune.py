@@ -246,7 +246,9 @@ class _Search:
         floats = [trial for trial in timed if trial.configuration == Configuration()]
         plain = min(floats, key=lambda trial: trial.ms)
         worth = [t for t in timed if t not in floats and t.met and t.ms * WORTH_IT < plain.ms]
-        best = min(worth, key=lambda t: (t.ms, t.drop), default=plain)
+        fastest = min((t.ms for t in worth), default=0.0)
+        alike = [t for t in worth if t.ms < fastest * WORTH_IT]  # a smaller difference is noise
+        best = min(alike, key=lambda t: (t.drop, t.ms), default=plain)
         told = tuple(replace(t, kept=t is best, reason=_reason(t, plain, best, self.max_drop)) for t in timed)
         return TuneResult(
             compiled=self._compiled(best.name),
@@ -279,6 +281,8 @@ def _reason(trial: Trial, plain: Trial, best: Trial, max_drop: float) -> str:
         return f"loses {trial.drop:.2%}, more than {max_drop:.2%}"
     if trial.ms * WORTH_IT >= plain.ms:
         return f"no faster than {plain.name}"
+    if trial.ms < best.ms:
+        return f"loses more than {best.name}, which is as fast"
     return f"slower than {best.name}"
 
 

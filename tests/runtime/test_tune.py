@@ -13,6 +13,7 @@ import runtime
 from capture.errors import CaptureError, UsageError
 from models import digits
 from passes.quantize import QuantConfig
+from runtime.engine_times import EngineTime
 from runtime.tune import select, tune
 from runtime.tuned import Configuration, Trial, pareto
 from tests.passes.quantize.nets import Residual, images, seeded
@@ -92,6 +93,22 @@ def test_what_is_no_faster_is_undone_as_a_whole():
     assert result.met
     assert result.chosen.name == "float"
     assert {u.reason for u in result.undone} == {"no faster than float"}
+
+
+def test_of_equally_fast_candidates_the_one_that_loses_least_wins():
+    model, samples = small()
+
+    def even(engines, args):
+        """Pruning makes int8 faster by less than the noise."""
+        return {
+            name: EngineTime({"eager": 9, "float": 8}.get(name, 4 - 0.01 * ("50%" in name)))
+            for name in engines
+        }
+
+    result = tune(model, samples, max_drop=9, metric=closeness, ratios=(0.5,), timer=even)
+    assert result.chosen.name == "int8, 5 of 5 layers"
+    reasons = {u.what: u.reason for u in result.undone}
+    assert reasons["channels 50%"] == "loses more than int8, 5 of 5 layers, which is as fast"
 
 
 def test_eager_is_kept_where_it_is_fastest():
