@@ -79,6 +79,19 @@ class PassRecord:
     notes: tuple[str, ...] = ()
 
 
+def check_graph(given: Any, function: str) -> None:
+    """Refuse what is no graph, a module above all.
+
+    Raises:
+        UsageError: it is not a Graph.
+    """
+    if not isinstance(given, Graph):
+        raise UsageError(
+            f"{function} takes a captured graph, not a {type(given).__name__}",
+            hint=f"from capture import capture; {function}(capture(model, args), ...)",
+        )
+
+
 _REGISTRY: dict[str, type[Pass]] = {}
 P = TypeVar("P", bound=type[Pass])
 

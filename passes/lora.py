@@ -20,6 +20,7 @@ import torch
 
 from capture.errors import UsageError
 from capture.ir import Constant, Graph, Node
+from passes.base import check_graph
 from passes.queries import fixed_tensor
 
 aten = torch.ops.aten
@@ -40,6 +41,7 @@ def lora(
     Raises:
         UsageError: the rank is not positive, a name fits no linear layer, or there are adapters already.
     """
+    check_graph(graph, "lora")
     if rank < 1:
         raise UsageError(f"an adapter of rank {rank}", hint="rank=8")
     if adapters(graph):

@@ -13,7 +13,7 @@ from capture.errors import CaptureError, UsageError
 from capture.ir import Graph
 from capture.ir.serialize import write_aside
 from capture.logs import logger
-from passes.base import Pass, PassRecord, Setting, make_pass
+from passes.base import Pass, PassRecord, PassResult, Setting, check_graph, make_pass, parse_passes
 from passes.ledger import carriers, record_fates
 from passes.pipelines import PIPELINES
 
@@ -23,7 +23,7 @@ def optimize(
     level: int = 2,
     disable: Iterable[str] = (),
     *,
-    passes: Sequence[str | Pass] | None = None,
+    passes: str | Sequence[str | Pass] | None = None,
     verify: bool = False,
     dump_dir: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
@@ -37,7 +37,7 @@ def optimize(
         level: 0 nothing, 1 clean-up and folding, 2 also fusion, layout, schedule and memory plan, 3 also slow
             searches.
         disable: names of passes to leave out.
-        passes: a pipeline of one's own, in place of the level's.
+        passes: a pipeline of one's own, in place of the level's; a text as `--passes` takes it will do.
         verify: check every invariant before the first pass and after each.
         dump_dir: where given, the graph's text after each pass is written there.
         progress: called with each pass's name before it runs.
@@ -50,13 +50,16 @@ def optimize(
         not simply stay.
 
     Raises:
-        UsageError: unknown level or pass.
+        UsageError: unknown level or pass, or what is given is no graph.
         CaptureError: a pass failed, or broke an invariant; the message names it.
     """
     if level not in PIPELINES:
         raise UsageError(
             f"there is no optimisation level {level}", hint=f"one of {', '.join(map(str, PIPELINES))}"
         )
+    check_graph(graph, "optimize")
+    if isinstance(passes, str):
+        passes = parse_passes(passes)
     inputs = None if args is None and kwargs is None else (tuple(args or ()), dict(kwargs or {}))
     setting = Setting(level, check_rewrites, inputs)
     pipeline = [make_pass(p).at(setting) for p in (PIPELINES[level] if passes is None else passes)]
@@ -82,6 +85,12 @@ def run_pass(graph: Graph, step: Pass, *, verify: bool = False) -> PassRecord:
     try:
         with _disable_current_modes():  # inside torch.compile a mode would turn new constants into fakes
             result = step.run(graph)
+            if not isinstance(result, PassResult):
+                raise CaptureError(
+                    f"run() returned a {type(result).__name__}",
+                    why="a pass says what it has done",
+                    hint="return PassResult(changed=True)",
+                )
         seconds = time.perf_counter() - start
         if verify:
             graph.verify()

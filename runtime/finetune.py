@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from capture.errors import CaptureError, UsageError
 from capture.ir import Constant, Graph, Trait, has
 from capture.ir.interpreter import flatten_inputs
+from passes.base import check_graph
 from passes.queries import fixed_tensor, packet_name
 
 Loss = Callable[[Any, Any], torch.Tensor]
@@ -39,9 +40,10 @@ def finetune(
         keep_zeros: elements that are zero stay zero, so that a sparse weight stays sparse.
 
     Raises:
-        UsageError: a name that no trainable constant has, or no batches.
+        UsageError: a name that no trainable constant has, no batches, or a loss that is no scalar.
         CaptureError: there is nothing to train, or the loss or a weight became NaN or infinite.
     """
+    check_graph(graph, "finetune")
     work = graph.clone()
     chosen = _choose(trainable(work), names)
     steps = list(batches)
@@ -59,6 +61,8 @@ def finetune(
             given = {keys[name]: leaf for name, leaf in leaves.items()}
             flat = tuple(flatten_inputs(work, tuple(inputs), {}))
             value = loss(_shaped(work, torch.func.functional_call(module, given, flat)), target)
+            if not isinstance(value, torch.Tensor) or value.numel() != 1:
+                raise UsageError("the loss has to be a tensor of one element", hint="loss(...).mean()")
             if not bool(torch.isfinite(value)):
                 raise CaptureError(f"the loss is {value.item()} at step {number}", hint="a lower rate")
             value.backward()

@@ -25,7 +25,7 @@ import torch
 
 from capture.errors import UsageError
 from capture.ir import Graph
-from passes.base import Pass, PassResult
+from passes.base import Pass, PassResult, check_graph
 from passes.manager import run_pass
 from passes.pruning import scores
 from passes.pruning import sparsity as zeros
@@ -77,6 +77,7 @@ def prune(graph: Graph, *, method: str, sparsity: float, config: PruneConfig | N
         UsageError: an unknown method or importance, a sparsity out of range, a name in the configuration that
             no weight has, or no calibration data where they are needed.
     """
+    check_graph(graph, "prune")
     work = graph.clone()
     run_pass(work, Prune(method, sparsity, config or PruneConfig()))
     return work
@@ -95,8 +96,8 @@ class Prune(Pass):
                 f"there is no pruning method {self.method!r}", hint="one of " + ", ".join(METHODS)
             )
         for share in (self.sparsity, *self.config.ratios.values()):
-            if not 0 <= share < 1:
-                raise UsageError(f"a sparsity of {share} is out of range", hint="0.3 removes 30%")
+            if not isinstance(share, (int, float)) or not 0 <= share < 1:
+                raise UsageError(f"a sparsity of {share!r} is out of range", hint="0.3 removes 30%")
         for option in ("multiple", "block"):
             if getattr(self.config, option) < 1:
                 raise UsageError(f"{option} is {getattr(self.config, option)}", hint="at least 1")

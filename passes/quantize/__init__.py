@@ -59,11 +59,20 @@ def pipeline(
     Raises:
         UsageError: unknown scheme or setting.
     """
-    if scheme not in SCHEMES:
-        raise UsageError(f"there is no quantisation scheme {scheme!r}", hint="one of " + ", ".join(SCHEMES))
+    check_scheme(scheme)
     chosen = config if isinstance(config, QuantConfig) else make_config(config or {})
     step = StaticInt8(tuple(calibration), chosen)
     return [*PIPELINES[1], "merge-linear", step, "eliminate-dead-code", *PIPELINES[level]]
+
+
+def check_scheme(scheme: str) -> None:
+    """Refuse a scheme that there is not.
+
+    Raises:
+        UsageError: unknown scheme.
+    """
+    if scheme not in SCHEMES:
+        raise UsageError(f"there is no quantisation scheme {scheme!r}", hint="one of " + ", ".join(SCHEMES))
 
 
 def make_config(settings: Mapping[str, Any]) -> QuantConfig:
@@ -78,4 +87,4 @@ def make_config(settings: Mapping[str, Any]) -> QuantConfig:
         raise UsageError("the quantisation configuration cannot be read", why=str(error)) from error
 
 
-__all__ = ["QuantConfig", "make_config", "pipeline", "quantize"]
+__all__ = ["QuantConfig", "check_scheme", "make_config", "pipeline", "quantize"]

@@ -119,7 +119,7 @@ CALIBRATION: tuple[Decorator, ...] = (
     _option("--quant-config", metavar="FILE.toml", help="how to quantise, and which layers stay float"),
 )
 OPTIMIZE: tuple[Decorator, ...] = (
-    _option("--optimize", is_flag=True, help="optimise at level 2"),
+    _option("--optimize", is_flag=True, help="optimise at level 2, as options that say how do too"),
     _option(
         "-O",
         "--level",

@@ -14,7 +14,7 @@ from capture.errors import UsageError
 from capture.loading import Loaded
 from capture.loading.inputs import inputs_from_file
 from passes.base import Pass
-from passes.quantize import QuantConfig, pipeline
+from passes.quantize import QuantConfig, check_scheme, pipeline
 from runtime.cli.pruning import plan
 from runtime.cli.terminal import Terminal
 from runtime.quantized import Noise, noise
@@ -40,6 +40,7 @@ def prefix(options: SimpleNamespace, loaded: Loaded) -> list[str | Pass]:
                     f"{flag} is of no use without --quantize", hint=f"--quantize int8 {flag} FILE"
                 )
         return []
+    check_scheme(options.quantize)
     given = Configuration.from_toml(options.quant_config) if options.quant_config else Configuration()
     config = given.quantize or QuantConfig()
     return pipeline(samples(options, loaded), scheme=options.quantize, config=config)

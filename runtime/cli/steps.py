@@ -85,10 +85,11 @@ def check_options(options: SimpleNamespace) -> None:
 
 
 def chosen_level(options: SimpleNamespace, default: int = 0) -> int:
-    """-O where given, 2 with --optimize, --passes, --max-memory, --quantize, --prune or Triton kernels."""
+    """-O where given; 2 with --optimize, Triton kernels, or an option that says how to optimise."""
     if options.level is not None:
         return int(options.level)
-    asked = options.optimize or options.passes or options.max_memory or options.quantize or options.prune
+    names = ("optimize", "passes", "disable", "rules", "check_rewrites", "max_memory", "quantize", "prune")
+    asked = any(getattr(options, name) for name in names)
     return 2 if asked or takes_triton(options) else default
 
 

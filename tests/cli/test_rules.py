@@ -47,7 +47,7 @@ def optimized(done: Any) -> str:
 
 def test_rules_of_a_file_are_applied(cli: Any, model_file: Callable[..., str], rules: str) -> None:
     model_file("gate", "return x * torch.sigmoid(x)")
-    done = cli("gate", "--optimize", "--rules", rules, "--emit", "", "--iters", "1", "-o", "out")
+    done = cli("gate", "--rules", rules, "--emit", "", "--iters", "1", "-o", "out")
     assert done.code == 0, done.err
     assert "cli-right" in done.out
     assert "aten.silu" in optimized(done)

@@ -118,6 +118,35 @@ def test_an_exception_carries_the_passs_name() -> None:
     assert caught.value.__notes__ == ["in the pass raises"]
 
 
+def test_a_pipeline_may_be_given_as_text() -> None:
+    after = optimize(parse(TEXT), passes="simplify,eliminate-dead-code")
+    assert [r.name for r in after.history] == ["simplify", "eliminate-dead-code"]
+
+
+def test_what_is_no_graph_is_refused_by_name() -> None:
+    model = torch.nn.Linear(2, 2)
+    for name, call in (
+        ("optimize", lambda: optimize(model)),
+        ("prune", lambda: passes.prune(model, method="channels", sparsity=0.5)),
+        ("lora", lambda: passes.lora(model)),
+        ("optimize", lambda: passes.quantize(model, [])),
+    ):
+        with pytest.raises(UsageError, match=f"{name} takes a captured graph, not a Linear"):
+            call()
+
+
+def test_a_pass_that_tells_nothing_is_named() -> None:
+    @dataclass(frozen=True)
+    class Silent(Pass):
+        name = "silent"
+
+        def run(self, graph: Graph) -> PassResult:
+            return None
+
+    with pytest.raises(CaptureError, match="the pass silent failed: run\\(\\) returned a NoneType"):
+        optimize(parse(TEXT), passes=[Silent()])
+
+
 def test_passes_make_real_constants_inside_a_fake_mode() -> None:
     graph = parse(
         """

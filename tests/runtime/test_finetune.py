@@ -95,3 +95,10 @@ def test_an_unknown_name_is_told():
     graph, x = example()
     with pytest.raises(UsageError, match="'haed' is no weight to train"):
         finetune(graph, batches(1, x, 4), F.cross_entropy, names=["haed"])
+
+
+@pytest.mark.parametrize("loss", [lambda y, target: 1.0, lambda y, target: y])
+def test_a_loss_is_a_scalar(loss):
+    graph, x = example()
+    with pytest.raises(UsageError, match="a tensor of one element"):
+        finetune(graph, batches(1, x, 4), loss)
