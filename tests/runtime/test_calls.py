@@ -82,7 +82,7 @@ def test_calls_leave_no_memory_behind() -> None:
     before = alive()
     for _ in range(50):
         f(x)
-    assert alive() == before
+    assert alive() <= before  # what other tests left may go meanwhile
     module: Any = f.executable.module
     assert len(module.arenas) == 1
 
