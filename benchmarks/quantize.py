@@ -146,10 +146,18 @@ def folded(loaded: Loaded) -> Graph:
 
 
 def write_onnx(graph: Graph, folder: str) -> str:
+    """The graph as a file; weights lie as they are read: neither peer sees one behind a Transpose."""
+    import onnx_ir
+    from onnxscript import optimizer
+
     from codegen import onnx
 
     path = str(Path(folder) / "float.onnx")
     onnx.export(graph, path, opset=20)
+    model = onnx_ir.load(path)
+    optimizer.fold_constants(model, input_size_limit=1 << 31, output_size_limit=1 << 31)
+    optimizer.remove_unused_nodes(model)
+    onnx_ir.save(model, path)
     return path
 
 
