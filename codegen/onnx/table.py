@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+from torch._ops import HigherOrderOperator
 
-from capture.errors import UsageError
+from codegen.registration import register
 
 Lowering = Callable[..., Any]
 F = TypeVar("F", bound=Lowering)
@@ -37,14 +37,7 @@ def register_lowering(op: Any, fn: Lowering | None) -> None:
     Raises:
         UsageError: `op` is no operator.
     """
-    if not isinstance(op, (OpOverload, OpOverloadPacket, HigherOrderOperator)):
-        raise UsageError(
-            f"{op!r} is not an operator", hint="torch.ops.<namespace>.<name>, or one of its overloads"
-        )
-    if fn is None:
-        _REGISTERED.pop(op, None)
-    else:
-        _REGISTERED[op] = fn
+    register(_REGISTERED, op, fn, HigherOrderOperator)
 
 
 def lowers(*ops: Any) -> Callable[[F], F]:

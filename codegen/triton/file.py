@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.errors import CaptureError
+from capture._lazy import needed
 from codegen.python.spelling import docstring
 
 if TYPE_CHECKING:
@@ -79,14 +79,7 @@ class KernelFile:
 
 @cache
 def _template() -> jinja2.Template:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise CaptureError(
-            "writing kernels needs jinja2, which cannot be imported",
-            why=str(error),
-            hint="pip install jinja2",
-        ) from error
+    jinja2 = needed("jinja2", "writing kernels")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), undefined=jinja2.StrictUndefined, trim_blocks=True
     )

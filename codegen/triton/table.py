@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch._ops import OpOverload, OpOverloadPacket
+from torch._ops import OpOverload
 
-from capture.errors import UsageError
 from capture.ir import op_name
+from codegen.registration import register
 
 Lowering = Callable[..., str]
 
@@ -35,14 +35,7 @@ def register_lowering(op: Any, fn: Lowering | None) -> None:
     Raises:
         UsageError: `op` is no operator.
     """
-    if not isinstance(op, (OpOverload, OpOverloadPacket)):
-        raise UsageError(
-            f"{op!r} is not an operator", hint="torch.ops.<namespace>.<name>, or one of its overloads"
-        )
-    if fn is None:
-        _REGISTERED.pop(op, None)
-    else:
-        _REGISTERED[op] = fn
+    register(_REGISTERED, op, fn)
 
 
 def lowers(names: str) -> Callable[[Lowering], Lowering]:

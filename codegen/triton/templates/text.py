@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.errors import CaptureError
+from capture._lazy import needed
 from codegen.triton.file import KernelFile
 
 if TYPE_CHECKING:
@@ -29,14 +29,7 @@ def fill(template: str, *, kind: str, title: str, notes: str, **holes: Any) -> K
 
 @cache
 def _environment() -> jinja2.Environment:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise CaptureError(
-            "writing kernels needs jinja2, which cannot be imported",
-            why=str(error),
-            hint="pip install jinja2",
-        ) from error
+    jinja2 = needed("jinja2", "writing kernels")
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
