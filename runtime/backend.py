@@ -50,7 +50,11 @@ def capture_backend(
         _specialise_floats(module)
     record = new_record(module)
     try:
-        made = (_train if training else _infer)(module, example_inputs, settings, record)
+        if settings.backend == "eager":
+            record.runs = record.backend = "eager"
+            made: Callable[..., Any] = module
+        else:
+            made = (_train if training else _infer)(module, example_inputs, settings, record)
     except CaptureError as error:
         record.falls_back(error.what + (f" ({error.where})" if error.where else ""))
         return module
@@ -62,9 +66,6 @@ def _infer(
     module: fx.GraphModule, examples: Sequence[Any], settings: BackendOptions, record: GraphRecord
 ) -> Callable[..., Any]:
     record.runs = "inference"
-    if settings.backend == "eager":
-        record.runs = record.backend = "eager"
-        return module
     if needs := _needs_aot_autograd(module):
         made = _train(module, examples, settings, record)
         record.runs = "inference"
@@ -82,9 +83,6 @@ def _train(
     module: fx.GraphModule, examples: Sequence[Any], settings: BackendOptions, record: GraphRecord
 ) -> Callable[..., Any]:
     record.runs = "training"
-    if settings.backend == "eager":
-        record.runs = record.backend = "eager"
-        return module
     return compile_training(module, examples, settings, record)
 
 
