@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from capture.errors import CaptureError, UsageError
 from capture.ir import Constant, Graph, Trait, has
+from capture.ir.convert import call_with
 from capture.ir.interpreter import flatten_inputs
 from passes.base import check_graph
 from passes.queries import fixed_tensor, packet_name
@@ -50,7 +51,6 @@ def finetune(
     if not steps:
         raise UsageError("there are no batches to train on", hint="a list: a generator can be read only once")
     module = work.to_fx()
-    keys = dict(zip(work.constants, (key for key, _ in module.named_buffers()), strict=True))
     leaves = {name: _tensor(work.constants[name]).detach().clone().requires_grad_() for name in chosen}
     masks = {name: leaf != 0 for name, leaf in leaves.items() if keep_zeros}
     optimizer = torch.optim.AdamW(leaves.values(), lr=rate, weight_decay=0.0)
@@ -58,9 +58,8 @@ def finetune(
     with torch.enable_grad():
         for number, (inputs, target) in enumerate(steps):
             optimizer.zero_grad()
-            given = {keys[name]: leaf for name, leaf in leaves.items()}
-            flat = tuple(flatten_inputs(work, tuple(inputs), {}))
-            value = loss(_shaped(work, torch.func.functional_call(module, given, flat)), target)
+            flat = flatten_inputs(work, tuple(inputs), {})
+            value = loss(_shaped(work, call_with(module, work, leaves, flat)), target)
             if not isinstance(value, torch.Tensor) or value.numel() != 1:
                 raise UsageError("the loss has to be a tensor of one element", hint="loss(...).mean()")
             if not bool(torch.isfinite(value)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import networkx
@@ -68,6 +68,18 @@ def to_fx(graph: ir.Graph) -> torch.fx.GraphModule:
         CaptureError: a constant is unbound, or a size is used that no input tells.
     """
     return _Converter(graph).convert()
+
+
+def call_with(
+    module: torch.fx.GraphModule,
+    graph: ir.Graph,
+    tensors: Mapping[str, torch.Tensor],
+    flat: Sequence[Any],
+) -> list[Any]:
+    """The flat results of `to_fx(graph)` with other tensors for some constants; autograd sees them."""
+    keys = dict(zip(graph.constants, (key for key, _ in module.named_buffers()), strict=True))
+    given = {keys[name]: tensor for name, tensor in tensors.items()}
+    return list(torch.func.functional_call(module, given, tuple(flat)))
 
 
 class _Converter:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from capture.ir import Constant, Graph, Node, Trait, has
+from capture.ir.convert import call_with
 from capture.ir.interpreter import flatten_inputs, run_flat
 from passes.pruning.axes import Axes, coordinates
 from passes.pruning.channels import Group
@@ -81,12 +82,10 @@ def _gradients(
     module: torch.fx.GraphModule, graph: Graph, wanted: set[str], batch: Any, loss: Loss
 ) -> dict[str, torch.Tensor]:
     """The loss's gradient by each of the constants wanted that it depends on, by the constant's name."""
-    keys = dict(zip(graph.constants, (key for key, _ in module.named_buffers()), strict=True))
     leaves = {name: graph.constants[name].tensor.detach().clone().requires_grad_() for name in sorted(wanted)}
     with torch.enable_grad():
-        given = {keys[name]: tensor for name, tensor in leaves.items()}
-        results = torch.func.functional_call(module, given, tuple(flatten_inputs(graph, batch, {})))
-        found = torch.autograd.grad(loss(list(results)), list(leaves.values()), allow_unused=True)
+        results = call_with(module, graph, leaves, flatten_inputs(graph, batch, {}))
+        found = torch.autograd.grad(loss(results), list(leaves.values()), allow_unused=True)
     return {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
 
 
