@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
 
 from capture.errors import UnsupportedOpError
-from capture.ir import Constant, Fusion, Graph, Node, ScalarType, TensorType, Value, dims, op_name
+from capture.ir import Constant, Fusion, Graph, Node, TensorType, Value, dims, op_name
 from capture.ir.quantized import NAMESPACE as QUANTIZED
 from capture.ir.text import names
 from codegen.python.arena import ArenaLayout
 from codegen.python.kernels import KERNELS, PRELUDE
 from codegen.python.ops import call_text
 from codegen.python.regions import region_lines
+from codegen.python.sizes import expression, factor, sizes_of, solution
 from codegen.python.spelling import comment, docstring, identifier, literal, quoted
 from passes.aliases import may_share
 from passes.destinations import in_place_form, out_form, takes_any_strides
@@ -88,7 +88,7 @@ class Writer:
         if isinstance(operand, (list, tuple)):
             return f"[{', '.join(self.text(v) for v in operand)}]"
         if isinstance(operand, sympy.Expr):
-            return _expression(operand, self.dims)
+            return expression(operand, self.dims)
         return literal(operand)
 
     def packed(self, weight: Constant, function: str, options: str, suffix: str) -> str:
@@ -318,7 +318,7 @@ class Writer:
 
     def _bind_dims(self, values: Iterable[Value]) -> list[str]:
         """Lines that read unknown sizes off the values: ``N = x.shape[0]``, ``M = v3.shape[1] // 2``."""
-        sizes = [pair for value in values for pair in _sizes_of(value, self.names.get(value, ""))]
+        sizes = [pair for value in values for pair in sizes_of(value, self.names.get(value, ""))]
         lines: list[str] = []
         found = True
         while found:
@@ -326,9 +326,9 @@ class Writer:
             for dim, text in sizes:
                 if (solved := dims.unknown(dim, self.dims)) is not None:
                     name, slope, rest = solved
-                    solution = _solution(text, _factor(slope, self.dims), _factor(rest, self.dims))
+                    solved_for = solution(text, factor(slope, self.dims), factor(rest, self.dims))
                     self.dims[name] = self.fresh(name)
-                    lines.append(f"{self.dims[name]} = {solution}")
+                    lines.append(f"{self.dims[name]} = {solved_for}")
                     found = True
         return lines
 
@@ -343,38 +343,6 @@ class Writer:
             if self._may_go(value):
                 dying.setdefault(node, []).append(value)
         return dying
-
-
-def _expression(expr: dims.Dim, names: dict[str, str]) -> str:
-    """A size as a Python expression over local names."""
-    text = dims.format_dim(expr)
-    return re.sub(r"[A-Za-z_]\w*(?!\w*\()", lambda m: names.get(m[0], m[0]), text)
-
-
-def _factor(expr: dims.Dim, names: dict[str, str]) -> str:
-    text = _expression(expr, names)
-    return text if re.fullmatch(r"-?\w+", text) else f"({text})"
-
-
-def _solution(size: str, slope: str, rest: str) -> str:
-    """The n of ``size == slope*n + rest``."""
-    if rest == "0":
-        moved = size
-    else:
-        moved = f"{size} + {rest[1:]}" if rest.startswith("-") else f"{size} - {rest}"
-    if slope == "1":
-        return moved
-    return f"{moved if rest == '0' else f'({moved})'} // {slope}"
-
-
-def _sizes_of(value: Value, text: str) -> Iterator[tuple[dims.Dim, str]]:
-    """The symbolic sizes that a value tells, each with the expression that reads it."""
-    if isinstance(value.type, ScalarType) and isinstance(value.type.expr, sympy.Expr):
-        yield value.type.expr, text
-    if isinstance(value.type, TensorType):
-        for axis, dim in enumerate(value.type.shape):
-            if isinstance(dim, sympy.Expr):
-                yield dim, f"{text}.shape[{axis}]"
 
 
 def _views_of_targets(graph: Graph) -> set[Value]:
